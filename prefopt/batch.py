@@ -1,0 +1,102 @@
+"""The typed batches that every part of prefopt hands to every other.
+
+A batch is *groups*: B prompts with n responses each, every prompt stored once. Two responses and a label are a pair,
+one is a demonstration, none is a prompt to answer. On exact worlds a prompt is one token (the context) and a response
+is one token (the action), so the same mathematics runs on bandits and on text.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """B prompts with n responses each, right-padded with zeros.
+
+    index: [B] row of each example in its table.
+    prompt, prompt_length: [B, P] token ids, [B] tokens.
+    response, length: [B, n, T] token ids, [B, n] tokens, EOS included where the response ended.
+    mean_length: [] mean of `length` over the whole optimisation batch, whatever micro-batch this is.
+    reference: [B, n, T] log-probs in nats of the response tokens under the frozen reference, where they are cached.
+    """
+
+    index: Tensor
+    prompt: Tensor
+    prompt_length: Tensor
+    response: Tensor
+    length: Tensor
+    mean_length: Tensor
+    reference: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def n(self) -> int:
+        """Responses a prompt."""
+        return self.response.shape[1]
+
+    @property
+    def mask(self) -> Tensor:
+        """[B, n, T] true on response tokens."""
+        return torch.arange(self.response.shape[-1], device=self.length.device) < self.length[..., None]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pick(self, rows: Tensor | slice) -> Self:
+        """The same batch with these examples only; what belongs to the whole batch stays."""
+        return self._map(lambda tensor: tensor[rows] if tensor.ndim else tensor)
+
+    def split(self, size: int | None) -> Iterator[Self]:
+        """Micro-batches of at most `size` examples; the batch itself where `size` is None."""
+        if size is None or size >= len(self):
+            yield self
+            return
+        for start in range(0, len(self), size):
+            yield self.pick(slice(start, start + size))
+
+    def _map(self, change) -> Self:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{k: change(v) for k, v in values.items() if isinstance(v, Tensor)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts(Groups):
+    """Prompts to answer: n = 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demonstrations(Groups):
+    """Prompts with one response to imitate: n = 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs(Groups):
+    """Two responses in a random order, and which of them is recorded as preferred.
+
+    label: [B] 0 or 1, the recorded (possibly flipped) preference. The truth is not here.
+    """
+
+    label: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rated(Groups):
+    """Own samples with their rewards.
+
+    reward: [B, n]; behaviour: [B, n, T] log-probs in nats under the policy that sampled them.
+    """
+
+    reward: Tensor
+    behaviour: Tensor
+
+
+def chosen_rejected(values: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """What belongs to the recorded winner and to the loser: [B, 2, ...] and [B] to two [B, ...]."""
+    rows = torch.arange(len(label), device=label.device)
+    return values[rows, label], values[rows, 1 - label]

@@ -1,0 +1,95 @@
+"""Composing configurations: the command line's, and those of the runs that a run needs."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from prefopt.errors import PrefoptError
+from prefopt.store import CHECKOUT, home
+
+CONF = CHECKOUT / "conf"
+INHERITED = ("model", "dataset", "noise", "trainer", "seed")
+"""What a needed run takes over from the run that needs it, unless the need says otherwise."""
+
+
+def family(target: str) -> str:
+    """The family that a method's class lives in: `prefopt.methods.pairwise.base.Pairwise` is pairwise."""
+    return target.split(".")[2]
+
+
+OmegaConf.register_new_resolver("family", family, replace=True)
+OmegaConf.register_new_resolver("prefopt_home", lambda: str(home()), replace=True)
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration that these command-line overrides give, with the names that were chosen as `choices`."""
+    check_choices(overrides)
+    if GlobalHydra.instance().is_initialized():
+        return named(compose("config", overrides=list(overrides), return_hydra_config=True))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return named(compose("config", overrides=list(overrides), return_hydra_config=True))
+
+
+def named(config: DictConfig) -> DictConfig:
+    """A config composed with Hydra's own node, with the chosen names in that node's place."""
+    with open_dict(config):
+        chosen = config.hydra.runtime.choices
+        config.choices = {group: chosen[group] for group in ("method", "model", "dataset", "noise")}
+        del config["hydra"]
+    return config
+
+
+def needed(config: DictConfig, need: Mapping[str, Any]) -> DictConfig:
+    """The configuration of a run that `config` needs: `{method: sft, noise: none, rounds: 2, ...}`.
+
+    A config group's name picks its file, a dotted key sets a value; what is not said is inherited or default.
+    """
+    groups = {k: v for k, v in need.items() if (CONF / k).is_dir()}
+    base = composed([f"{group}={name}" for group, name in groups.items()])
+    with open_dict(base):
+        for key in INHERITED:
+            if key not in groups:
+                base[key] = config[key]
+                if key in base.choices:
+                    base.choices[key] = config.choices[key]
+        for key, value in need.items():
+            if key not in groups:
+                OmegaConf.update(base, key, value)
+    return base
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The resolved config as plain containers.
+
+    Raises PrefoptError where the model has no recipe for the method's family.
+    """
+    kind = family(config.method._target_)
+    if kind not in config.model.recipe:
+        raise PrefoptError(
+            f"model={config.choices.model} has no recipe for the {kind} family of method={config.choices.method}",
+            f"choose a method of {', '.join(config.model.recipe)}; or give +model.recipe.{kind}='{{lr: ..., rounds: ..., "
+            "batch_size: ...}'",
+        )
+    resolved = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(resolved, dict)
+    return {str(k): v for k, v in resolved.items()}
+
+
+def check_choices(overrides: Sequence[str]) -> None:
+    """Raise PrefoptError for a name that its config group does not hold, with the nearest names."""
+    for override in overrides:
+        group, _, value = override.lstrip("+").partition("=")
+        if "." in group or not (CONF / group).is_dir() or group.startswith("hydra"):
+            continue
+        names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        for name in value.split(","):
+            if name not in names and name.isidentifier():
+                near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+                raise PrefoptError(
+                    f"{group}={name}: there is no {group} of that name",
+                    f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(names)}",
+                )

@@ -1,0 +1,116 @@
+"""Contexts x responses with log-linear rewards: a world in which every answer is known by enumeration."""
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prefopt.batch import Groups, Pairs, Prompts
+from prefopt.datasets.corpus import order
+from prefopt.datasets.data import Data, Split, Truth
+from prefopt.errors import PrefoptError
+from prefopt.store import digest
+from prefopt.table import Ragged, Table
+
+
+class BanditWorld:
+    """The truth of a bandit.
+
+    features: [C, R, d] phi(x, y), drawn so that the difference of two responses is N(0, I). theta: [d] of length
+    `scale`, the gold reward is <theta, phi>. reference: [C, R] log-probs of the reference
+    policy (uniform). temperature: of the labels.
+    """
+
+    def __init__(self, *, contexts: int, responses: int, dimension: int, scale: float, temperature: float, seed: int) -> None:
+        draws = np.random.default_rng([seed, 0])
+        theta = draws.standard_normal(dimension)
+        self.features = torch.from_numpy(draws.standard_normal((contexts, responses, dimension)) / np.sqrt(2))
+        self.theta = torch.from_numpy(scale * theta / np.linalg.norm(theta))
+        self.rewards = self.features @ self.theta
+        self.temperature = temperature
+        self.reference = torch.full((contexts, responses), -np.log(responses), dtype=torch.float64)
+
+    def reward(self, groups: Groups) -> Tensor:
+        return self.rewards.to(groups.prompt.device)[groups.prompt[:, :1], groups.response[..., 0]]
+
+
+class Bandit:
+    """conf/dataset/bandit.yaml: pairs of two different responses, drawn from the reference policy and labelled by
+    Bradley-Terry on the gold reward.
+
+    Args:
+        pairs, test_pairs: how many. contexts, responses, dimension: C, R and d of the world.
+        scale: |theta|, in units of the reward. temperature: of the labels; P(y > y') = sigmoid((r - r') / temperature).
+        annotators: how many annotators the labels are spread over.
+        seed: of the world and of the pairs.
+    """
+
+    world: ClassVar[str] = "exact"
+    gives: ClassVar[frozenset[type[Groups]]] = frozenset({Pairs, Prompts})
+
+    def __init__(
+        self,
+        *,
+        pairs: int = 4096,
+        test_pairs: int = 2048,
+        contexts: int = 64,
+        responses: int = 16,
+        dimension: int = 8,
+        scale: float = 1.0,
+        temperature: float = 1.0,
+        annotators: int = 8,
+        seed: int = 0,
+    ) -> None:
+        for key, value, least in (("pairs", pairs, 1), ("test_pairs", test_pairs, 1), ("contexts", contexts, 1)):
+            if value < least:
+                raise PrefoptError(f"dataset.{key}={value} is too few", f"give at least {least}")
+        if responses < 2:
+            raise PrefoptError(f"dataset.responses={responses} leaves nothing to prefer", "give at least 2")
+        if temperature <= 0:
+            raise PrefoptError(f"dataset.temperature={temperature} is not a temperature", "give a positive number")
+        self.pairs, self.test_pairs, self.annotators = pairs, test_pairs, annotators
+        self.world_of = {
+            "contexts": contexts,
+            "responses": responses,
+            "dimension": dimension,
+            "scale": scale,
+            "temperature": temperature,
+            "seed": seed,
+        }
+        self.temperature, self.seed = temperature, seed
+
+    def load(self, tokenizer: None = None) -> Data:
+        world = BanditWorld(**self.world_of)
+        train, test = (self._split(world, name, size) for name, size in self._sizes())
+        return Data(train, test, world=world, counts={f"{k}/used": n for k, n in self._sizes()})
+
+    def checksum(self) -> str:
+        return digest([*self._sizes(), self.annotators, self.world_of])
+
+    def _sizes(self) -> tuple[tuple[str, int], tuple[str, int]]:
+        return ("train", self.pairs), ("test", self.test_pairs)
+
+    def _split(self, world: BanditWorld, name: str, size: int) -> Split:
+        draws = np.random.default_rng([self.seed, 1 if name == "train" else 2])
+        contexts, responses = world.rewards.shape
+        context = draws.integers(contexts, size=size)
+        first = draws.integers(responses, size=size)
+        second = (first + draws.integers(1, responses, size=size)) % responses
+        gap = (world.rewards[context, first] - world.rewards[context, second]).numpy() / self.temperature
+        first_wins = draws.random(size) < 1 / (1 + np.exp(-gap))
+        chosen, rejected = np.where(first_wins, first, second), np.where(first_wins, second, first)
+
+        ids = np.array([f"bandit-{self.seed}-{name}-{i:06d}" for i in range(size)])
+        label = np.array([order(id) for id in ids], dtype=np.int64)
+        both = np.where(label[:, None] == 0, np.stack([chosen, rejected], 1), np.stack([rejected, chosen], 1))
+        pairs = Table(
+            kind=Pairs,
+            ids=ids,
+            prompt=Ragged(context.astype(np.int32), np.arange(size + 1)),
+            response=Ragged(both.astype(np.int32).ravel(), np.arange(2 * size + 1)),
+            columns={"label": label},
+            known={"annotator": draws.integers(self.annotators, size=size), "group": context % 2},
+        )
+        gold = world.rewards.numpy()[context[:, None], both]
+        return Split(pairs, Truth(label=label, flipped=np.zeros(size, dtype=bool), gold=gold))

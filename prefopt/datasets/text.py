@@ -1,0 +1,64 @@
+"""What all datasets of text share: they become a corpus, and one step makes tokens of it."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from prefopt.batch import Demonstrations, Groups, Pairs, Prompts
+from prefopt.datasets.corpus import Corpus
+from prefopt.datasets.data import Data
+from prefopt.datasets.dialogue import plain
+from prefopt.datasets.encode import Truncation
+from prefopt.datasets.rows import OnBad
+from prefopt.datasets.tokenise import tokenise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class TextDataset(ABC):
+    """A dataset whose prompts and responses are text.
+
+    max_prompt_length, max_response_length: tokens, BOS and EOS included. prompt_truncation, on_bad: what happens to
+    longer prompts and to pairs that tokens leave without sense, see `tokenise`.
+    """
+
+    gives: ClassVar[frozenset[type[Groups]]] = frozenset({Pairs, Prompts, Demonstrations})
+
+    max_prompt_length: int = 512
+    max_response_length: int = 256
+    prompt_truncation: Truncation = "keep_end"
+    on_bad: OnBad = "raise"
+
+    @abstractmethod
+    def corpus(self) -> Corpus:
+        """Both splits as text. Raises PrefoptError on what cannot be read."""
+
+    def texts(self) -> list[str]:
+        """All prompts and responses of the training split, to train a tokenizer on; nothing of the test split."""
+        train = self.corpus().train
+        return [plain(text) for row in train for text in (row.prompt, *row.responses)]
+
+    def load(self, tokenizer: "PreTrainedTokenizerFast") -> Data:
+        """The corpus as tokens. Raises PrefoptError."""
+        return tokenise(
+            self.corpus(),
+            tokenizer,
+            max_prompt_length=self.max_prompt_length,
+            max_response_length=self.max_response_length,
+            prompt_truncation=self.prompt_truncation,
+            on_bad=self.on_bad,
+        )
+
+    def checksum(self) -> str:
+        """Hash of what `load` makes tokens of, and how: the same for the same content wherever and however it lies."""
+        corpus = self.corpus()
+        rules = (self.max_prompt_length, self.max_response_length, self.prompt_truncation, self.on_bad)
+        digest = hashlib.sha256(json.dumps(rules).encode())
+        for name, split in (("train", corpus.train), ("test", corpus.test)):
+            digest.update(name.encode())
+            for row in split:
+                digest.update(json.dumps(vars(row) | {"where": None}).encode())
+        digest.update(json.dumps(list(corpus.demonstrations)).encode())
+        return digest.hexdigest()

@@ -1,0 +1,102 @@
+"""The one step from a corpus of text to tables of tokens."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prefopt.batch import Demonstrations, Pairs
+from prefopt.datasets.corpus import Comparison, Corpus, Text
+from prefopt.datasets.data import Data, Split, Truth
+from prefopt.datasets.encode import Encoder, Example, Truncation
+from prefopt.datasets.rows import OnBad
+from prefopt.datasets.text_world import TextWorld
+from prefopt.table import Table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def tokenise(
+    corpus: Corpus,
+    tokenizer: "PreTrainedTokenizerFast",
+    *,
+    max_prompt_length: int,
+    max_response_length: int,
+    prompt_truncation: Truncation,
+    on_bad: OnBad,
+) -> Data:
+    """The corpus as tables of tokens.
+
+    A prompt is one BOS, where the tokenizer has one, and its tokens: at most `max_prompt_length` in all, of which
+    `prompt_truncation` keeps the end or the start, or drops the example. A response is its tokens and EOS: at most
+    `max_response_length` in all; a longer one is cut there and has no EOS. The two become tokens apart, so the boundary
+    is one of tokens, and special tokens that stand in plain text are mere characters. Messages are written by the chat
+    template, else in a plain form, see `dialogue.written`; the template's BOS is not doubled, and its other special
+    tokens stay.
+
+    An example with an empty prompt or response, or with two responses of the same tokens, goes by `on_bad`: it ends
+    the command or is dropped. Demonstrations follow the same rules.
+
+    Pairs have the column label [N] int64. Known, where any row says it: annotator, group [N] int64 codes (-1 where a
+    row does not say it) and their annotator_name, group_name [N] str; scores [N, 2] in the order of the responses and
+    margin [N] (nan where a row does not say it). Codes number the sorted names of both splits.
+
+    counts: for train, test and demonstrations read, used, prompt_cut and response_cut (prompts and responses among the
+    used), dropped_<reason>. Raises PrefoptError.
+    """
+    encoder = Encoder(
+        tokenizer,
+        max_prompt_length=max_prompt_length,
+        max_response_length=max_response_length,
+        prompt_truncation=prompt_truncation,
+        on_bad=on_bad,
+        counts=Counter(corpus.counts),
+    )
+    facts = _facts([*corpus.train, *corpus.test])
+    train = _split(encoder, "train", corpus.train, {k: v[: len(corpus.train)] for k, v in facts.items()})
+    test = _split(encoder, "test", corpus.test, {k: v[len(corpus.train) :] for k, v in facts.items()})
+    demonstrations = _demonstrations(encoder, corpus.demonstrations) if corpus.demonstrations else None
+    world = None if corpus.gold is None else TextWorld(corpus.gold, tokenizer)
+    return Data(train, test, demonstrations, world, dict(encoder.counts))
+
+
+def _split(encoder: Encoder, name: str, rows: Sequence[Comparison], facts: Mapping[str, np.ndarray]) -> Split:
+    encoded = encoder.encode(name, [Example(row.where or row.id, row.prompt, row.responses) for row in rows])
+    used = encoded.rows
+    label = np.array([row.label for row in rows], np.int64)[used]
+    pairs = Table(
+        kind=Pairs,
+        ids=np.array([row.id for row in rows])[used],
+        prompt=encoded.prompt,
+        response=encoded.response,
+        columns={"label": label},
+        known={name: values[used] for name, values in facts.items()},
+    )
+    gold = np.array([row.gold or (np.nan, np.nan) for row in rows], np.float64)[used]
+    return Split(pairs, Truth(label=label, flipped=np.zeros(len(used), bool), gold=gold))
+
+
+def _facts(rows: Sequence[Comparison]) -> dict[str, np.ndarray]:
+    facts = {}
+    for fact in ("annotator", "group"):
+        names = [getattr(row, fact) for row in rows]
+        codes = {name: code for code, name in enumerate(sorted({name for name in names if name is not None}))}
+        if codes:
+            facts[fact] = np.array([codes.get(name, -1) for name in names], np.int64)
+            facts[f"{fact}_name"] = np.array([name or "" for name in names])
+    if any(row.scores for row in rows):
+        facts["scores"] = np.array([row.scores or (np.nan, np.nan) for row in rows], np.float64)
+    if any(row.margin is not None for row in rows):
+        facts["margin"] = np.array([np.nan if row.margin is None else row.margin for row in rows], np.float64)
+    return facts
+
+
+def _demonstrations(encoder: Encoder, rows: Sequence[tuple[Text, Text]]) -> Table:
+    examples = [Example(f"demonstration {i}", prompt, (response,)) for i, (prompt, response) in enumerate(rows, 1)]
+    encoded = encoder.encode("demonstrations", examples)
+    ids = [blake2b(json.dumps(rows[row]).encode(), digest_size=16).hexdigest() for row in encoded.rows]
+    return Table(kind=Demonstrations, ids=np.array(ids), prompt=encoded.prompt, response=encoded.response)

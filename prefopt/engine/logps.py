@@ -1,0 +1,48 @@
+"""The one place where log-probs are computed."""
+
+import torch
+from torch import Tensor, nn
+
+from prefopt.batch import Groups
+
+
+def rows_of(groups: Groups) -> tuple[Tensor, Tensor]:
+    """Every prompt followed by each of its responses: [B, n, W] token ids, right-padded, and [B, n, T] where in its
+    row each response token stands."""
+    prompt_length = groups.prompt_length[:, None, None]
+    steps = torch.arange(groups.response.shape[-1], device=groups.response.device)
+    where = prompt_length + steps
+    width = groups.prompt.shape[1] + groups.response.shape[-1]
+    rows = groups.prompt.new_zeros(len(groups), groups.n, width)
+    rows[..., : groups.prompt.shape[1]] = groups.prompt[:, None]
+    rows.scatter_(-1, where, groups.response * groups.mask)
+    return rows[..., : int((prompt_length[..., 0] + groups.length).max())], where
+
+
+def token_logps(model: nn.Module, groups: Groups) -> Tensor:
+    """log pi(token | prompt, response so far) in nats: [B, n, T] in fp32, zero outside the response.
+
+    model: a transformers causal LM. Rows are padded at the right, so that under causal attention no real token sees
+    the padding and no attention mask is needed; the head meets response positions only.
+    """
+    rows, where = rows_of(groups)
+    hidden = backbone(model)(input_ids=rows.flatten(0, 1), use_cache=False).last_hidden_state
+    mask = groups.mask
+    row, position = torch.arange(mask[..., 0].numel(), device=mask.device).view(mask.shape[:2]), where - 1
+    states = hidden[row[..., None].expand_as(mask)[mask], position.expand_as(mask)[mask]]
+    logits = head(model, states)
+    logps = logits.gather(-1, groups.response[mask][:, None])[:, 0] - logits.logsumexp(-1)
+    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, logps)
+
+
+def backbone(model: nn.Module) -> nn.Module:
+    """The transformer below the language-model head, with whatever adapters were put into it."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return inner.base_model
+
+
+def head(model: nn.Module, states: Tensor) -> Tensor:
+    """[M, d] hidden states to [M, V] logits in fp32."""
+    logits = model.get_output_embeddings()(states).float()
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)

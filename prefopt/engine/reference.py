@@ -1,0 +1,50 @@
+"""Reference log-probs, computed once for a whole sweep: no label, noise, method or seed changes them."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from prefopt.engine.loader import sequential
+from prefopt.progress import track
+from prefopt.store import cached
+from prefopt.table import Table
+
+
+def with_reference(table: Table, policy: Any, *, batch_size: int, device: Any, precision: str) -> Table:
+    """The table with the policy's log-probs of its responses, from the cache where they are there.
+
+    They depend on the weights, the tokens and the precision, and so does their key.
+    """
+    key = {"weights": checksum(policy), "tokens": table.checksum(), "precision": precision}
+
+    def compute(folder: Path) -> None:
+        np.save(folder / "logps.npy", logps(table, policy, batch_size, device))
+
+    folder = cached("reference", key, compute)
+    return replace(table, aligned={**table.aligned, "reference": np.load(folder / "logps.npy", mmap_mode="r")})
+
+
+@torch.no_grad()
+def logps(table: Table, policy: Any, batch_size: int, device: Any) -> np.ndarray:
+    """[response tokens] log-probs in nats, in the table's order."""
+    batches = track(
+        sequential(table, batch_size), "reference log-probs", -(-len(table) // batch_size)
+    )
+    found = [policy.logps(batch.to(device))[batch.to(device).mask].cpu() for batch in batches]
+    return torch.cat(found).numpy()
+
+
+def checksum(model: nn.Module) -> str:
+    """Hash of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for name, tensor in model.named_buffers():
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

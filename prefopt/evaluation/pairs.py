@@ -1,0 +1,99 @@
+"""Measures on held-out pairs, against their true labels, and on training pairs, against the noise."""
+
+import numpy as np
+import torch
+from scipy.special import expit
+from scipy.stats import rankdata
+
+from prefopt.batch import chosen_rejected
+from prefopt.datasets.data import Split
+from prefopt.engine.loader import sequential
+from prefopt.evaluation.subject import Subject
+
+Figures = dict[str, float]
+
+
+@torch.no_grad()
+def sides(subject: Subject, split: Split, batch_size: int, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """[N, 2] arrays over the split's pairs, winner by the true label first: reward, S and length, and reference S where
+    there is one."""
+    found: dict[str, list[np.ndarray]] = {}
+    for batch in sequential(split.pairs, batch_size, rows):
+        truth = torch.from_numpy(split.truth.label[batch.index.numpy()])
+        moved = batch.to(subject.device)
+        values = {"length": batch.length}
+        if subject.score is not None:
+            values["reward"] = subject.score(moved)
+        if subject.policy is not None:
+            values["S"] = subject.policy.logps(moved).sum(-1)
+            if moved.reference is not None:
+                values["reference"] = moved.reference.sum(-1)
+            elif subject.start is not None:
+                values["reference"] = subject.start.logps(moved).sum(-1)
+        for name, value in values.items():
+            both = torch.stack(chosen_rejected(value.cpu().double(), truth), 1)
+            found.setdefault(name, []).append(both.numpy())
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def held_out(values: dict[str, np.ndarray], *, beta: float | None, rater_share: float) -> Figures:
+    """Rewards, log-probs, lengths and ranking accuracy from `sides` of held-out pairs."""
+    figures: Figures = {"length/chosen": values["length"][:, 0].mean(), "length/rejected": values["length"][:, 1].mean()}
+    if "reward" in values:
+        chosen, rejected = values["reward"].T
+        correct = (chosen > rejected).astype(float)
+        figures |= {
+            "eval/rewards/chosen": chosen.mean(),
+            "eval/rewards/rejected": rejected.mean(),
+            "eval/rewards/margins": (chosen - rejected).mean(),
+            "eval/rewards/accuracies": correct.mean(),
+            "eval/rewards/accuracies_se": standard_error(correct),
+        }
+    if "S" in values:
+        figures |= {"eval/logps/chosen": values["S"][:, 0].mean(), "eval/logps/rejected": values["S"][:, 1].mean()}
+        figures |= ranking(values, beta=beta, rater_share=rater_share)
+    return {name: float(value) for name, value in figures.items()}
+
+
+def ranking(values: dict[str, np.ndarray], *, beta: float | None, rater_share: float) -> Figures:
+    """Ranking accuracy of the policy's likelihoods, raw and per token, and how far it is from what a perfectly fitted
+    policy would reach (Chen et al., 2024, arXiv 2405.19534).
+
+        R = 1[ S_w >= S_l ],   R* = 1[ ref_w - ref_l + log(alpha / (1 - alpha)) / beta > 0 ],   gap = R* - R
+
+    alpha: the share of raters that agrees with the label; `rater_share` for all pairs.
+    """
+    S, A = values["S"], values["S"] / values["length"]
+    figures = {"rank/accuracy": (S[:, 0] >= S[:, 1]).mean(), "rank/accuracy_normalised": (A[:, 0] >= A[:, 1]).mean()}
+    if "reference" in values and beta:
+        right = idealised(values["reference"], alpha=rater_share, beta=beta)
+        figures["rank/idealised"] = right.mean()
+        figures["rank/alignment_gap"] = right.mean() - figures["rank/accuracy"]
+        flipped = (values["reference"][:, 0] < values["reference"][:, 1]) & (S[:, 0] >= S[:, 1])
+        wrong = (values["reference"][:, 0] < values["reference"][:, 1]).sum()
+        figures["rank/flip_rate"] = flipped.sum() / max(wrong, 1)
+    return figures
+
+
+def idealised(reference: np.ndarray, *, alpha: float, beta: float) -> np.ndarray:
+    """[N] whether the perfectly fitted policy ranks a pair right, from the [N, 2] reference log-probs."""
+    alpha = min(max(alpha, 1e-3), 1 - 1e-3)
+    return reference[:, 0] - reference[:, 1] + np.log(alpha / (1 - alpha)) / beta > 0
+
+
+def loss_needed(c: np.ndarray, beta: float) -> np.ndarray:
+    """[N] the DPO loss below which a pair is ranked right, from c = ref_l - ref_w in nats."""
+    return -np.log(expit(beta * c))
+
+
+def detection(margins: np.ndarray, flipped: np.ndarray) -> Figures:
+    """How well the [N] margins of the recorded labels tell flipped pairs (low) from clean ones: AUROC by ranks."""
+    wrong, right = flipped.sum(), (~flipped).sum()
+    if not wrong or not right:
+        return {}
+    ranks = rankdata(-margins)
+    return {"noise/detect_auroc": float((ranks[flipped].sum() - wrong * (wrong + 1) / 2) / (wrong * right))}
+
+
+def standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")

@@ -1,0 +1,104 @@
+"""The measurements of a run: some during training, all after it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from prefopt.datasets.data import Data
+from prefopt.errors import PrefoptError
+from prefopt.evaluation.exact import enumerated, parameter_error
+from prefopt.evaluation.gold import Answers, answered, compared, distinct_prompts, samples
+from prefopt.evaluation.pairs import Figures, detection, held_out, sides
+from prefopt.evaluation.subject import Act, Subject
+
+NOISE_ROWS = 2000
+"""Training pairs at most on which flipped and clean margins are told apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """conf/evaluation: times: evaluations of a run, the last one after it. prompts: answered afresh at each. batch_size:
+    pairs a forward pass. seed: of the answers. rater_share: assumed share of raters behind a label, for the alignment gap.
+    """
+
+    times: int = 4
+    prompts: int = 200
+    batch_size: int = 64
+    seed: int = 0
+    rater_share: float = 0.75
+
+    def __post_init__(self) -> None:
+        for key in ("times", "prompts", "batch_size"):
+            if getattr(self, key) < 1:
+                raise PrefoptError(f"evaluation.{key}={getattr(self, key)} measures nothing", "give at least 1")
+
+    def examine(self, subject: Subject, data: Data, *, rate: float) -> "Examination":
+        """One run's examination; `rate` is the flip rate that was done to its labels."""
+        return Examination(self, subject, data, rate)
+
+
+@dataclass
+class Examination:
+    """The measurements of one subject on one dataset, the newest kept.
+
+    margins, flipped: [N] of training pairs, by their recorded labels. answers: to held-out prompts.
+    """
+
+    suite: Suite
+    subject: Subject
+    data: Data
+    rate: float
+    margins: np.ndarray | None = None
+    flipped: np.ndarray | None = None
+    answers: Answers | None = None
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        return distinct_prompts(self.data, self.suite.prompts)
+
+    @cached_property
+    def start_answers(self) -> Answers:
+        assert self.subject.start is not None
+        return self._answered(self.subject.start.sample)
+
+    def measure(self) -> Figures:
+        """Held-out pairs, flips among the training pairs, fresh answers or exact figures."""
+        subject, data, suite = self.subject, self.data, self.suite
+        figures: Figures = {}
+        if subject.score is not None or subject.policy is not None:
+            values = sides(subject, data.test, suite.batch_size)
+            figures |= held_out(values, beta=subject.beta, rater_share=suite.rater_share)
+        figures |= self._noise()
+        if subject.theta is not None:
+            scale, pairs = subject.theta_scale, len(data.train.pairs)
+            figures |= parameter_error(data.world, scale * subject.theta.detach(), rate=self.rate, pairs=pairs)
+        if hasattr(subject.policy, "table"):
+            figures |= enumerated(data.world, subject.policy.table(), beta=subject.beta or 0.1)
+        elif subject.act is not None and subject.start is not None:
+            self.answers = self._answered(subject.act)
+            figures |= compared(subject, self.answers, self.start_answers)
+        return figures
+
+    def samples(self, decode: Callable[[Tensor], str]) -> list[dict[str, Any]]:
+        """The table of the answers that were last measured; empty where none were given."""
+        if self.answers is None:
+            return []
+        return samples(decode, self.answers, self.start_answers)
+
+    def _answered(self, act: Act) -> Answers:
+        suite, device = self.suite, self.subject.device
+        return answered(act, self.data, self.rows, batch_size=suite.batch_size, seed=suite.seed, device=device)
+
+    def _noise(self) -> Figures:
+        if self.subject.score is None:
+            return {}
+        train = self.data.train
+        rows = np.arange(min(len(train.pairs), NOISE_ROWS))
+        reward = sides(self.subject, train, self.suite.batch_size, rows)["reward"]
+        self.flipped = train.truth.flipped[rows]
+        self.margins = (reward[:, 0] - reward[:, 1]) * np.where(self.flipped, -1, 1)
+        return detection(self.margins, self.flipped)

@@ -1,0 +1,93 @@
+"""Checkpoints that are whole or not there, and the newest one that can be read."""
+
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from prefopt.errors import Interrupted, PrefoptError
+from prefopt.files import replace_file
+from prefopt.loop.stop import Stop
+from prefopt.progress import say
+
+
+class WholeFiles(CheckpointIO):
+    """Writes beside, syncs, keeps the checkpoint before as `previous.ckpt`, renames; reads tensors and plain containers."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        fresh = path.with_name("new.ckpt")
+        try:
+            replace_file(fresh, lambda file: torch.save(checkpoint, file))
+        except OSError as error:
+            raise PrefoptError(
+                f"the checkpoint {path} could not be written: {error.strerror or error}",
+                "free some space; the same command then goes on from the checkpoint before",
+            ) from error
+        if path.exists():
+            path.replace(path.with_name("previous.ckpt"))
+        fresh.replace(path)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def newest_sound(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder` whose every byte is there; None where there is none at all.
+
+    Raises PrefoptError where there are checkpoints but none is sound.
+    """
+    found = [folder / name for name in ("new.ckpt", "last.ckpt", "previous.ckpt") if (folder / name).exists()]
+    for path in found:
+        if sound(path):
+            return path
+        say(f"[yellow]{path} is damaged; trying the one before")
+    if found:
+        raise PrefoptError(f"every checkpoint in {folder} is damaged", f"start anew by deleting {folder.parent}")
+    return None
+
+
+def sound(path: Path) -> bool:
+    """Whether the checkpoint's archive is complete and its checksums hold."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, EOFError, OSError):
+        return False
+
+
+class Checkpoints(Checkpoint):
+    """Saves `last.ckpt` at a batch end every so often, when told to stop, and when training ends.
+
+    At the last batch of a round it waits for the round's `finish`, so that no checkpoint lies between the two.
+    """
+
+    def __init__(self, folder: Path, *, every_s: float, stop: Stop) -> None:
+        self.path, self.every_s, self.stop = folder / "last.ckpt", every_s, stop
+        self.saved = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if not trainer.is_last_batch:
+            self._save_if_due(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        last = trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
+        self._save_if_due(trainer, now=last)
+
+    def _save_if_due(self, trainer: L.Trainer, now: bool = False) -> None:
+        if now or self.stop.asked or time.monotonic() - self.saved >= self.every_s:
+            trainer.save_checkpoint(self.path)
+            self.saved = time.monotonic()
+        if self.stop.asked:
+            raise Interrupted(
+                f"stopped by {self.stop.asked} at step {trainer.global_step}; the checkpoint is {self.path}",
+                "the same command goes on from here",
+            )

@@ -1,0 +1,105 @@
+"""Running a method's rounds: Lightning loops, the callbacks stop, record, save and evaluate."""
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+
+from prefopt.errors import PrefoptError
+from prefopt.loop.checkpoints import Checkpoints, WholeFiles, newest_sound
+from prefopt.loop.record import Bar, Evaluate, Record
+from prefopt.loop.rounds import Rounds
+from prefopt.loop.stop import Stop
+from prefopt.methods.base import Method
+from prefopt.progress import say
+from prefopt.table import Table
+from prefopt.tracking.events import EventFile
+
+
+def device_of(accelerator: str) -> torch.device:
+    """Where a run computes. Raises PrefoptError where a GPU is asked for and there is none."""
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise PrefoptError(
+            f"trainer.accelerator={accelerator}, but torch sees no GPU", "use trainer=cpu, or a machine with a GPU"
+        )
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def steps_of(method: Method, data: Table, *, rounds: int, batch_size: int) -> int:
+    """Optimiser steps of the whole run."""
+    examples = method.per_round or len(data)
+    return rounds * method.passes * max(1, int(examples / batch_size + 0.5))
+
+
+def schedule(steps: int, *, warmup: float, decay: str) -> Callable[[int], float]:
+    """The factor on the learning rate at a step: a linear rise over the share `warmup`, then constant or a fall to 0."""
+    if decay not in ("constant", "linear", "cosine"):
+        raise PrefoptError(f"decay={decay} is not a schedule", "choose constant, linear or cosine")
+    rise = warmup * steps
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        left = min(1.0, (steps - step) / max(1.0, steps - rise))
+        return {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[decay]
+
+    return factor
+
+
+def fit(
+    method: Method,
+    data: Table,
+    folder: Path,
+    *,
+    rounds: int,
+    batch_size: int,
+    seed: int,
+    trainer: Mapping[str, Any],
+    events: EventFile,
+    measure: Callable[[], dict[str, float]],
+    times: int,
+    description: str,
+) -> None:
+    """Train `method` on `data`, from the newest sound checkpoint in `folder` where there is one."""
+    if not method.trains:
+        for round in range(rounds):
+            method.collect(data, round)
+            method.finish(round)
+        return
+    steps = steps_of(method, data, rounds=rounds, batch_size=batch_size)
+    checkpoint = newest_sound(folder / "checkpoints")
+    if checkpoint is not None:
+        say(f"[dim]going on from {checkpoint}")
+    stop = Stop()
+    callbacks: list[L.Callback] = [
+        stop,
+        Record(events, folder, every=trainer["log_every"]),
+        Evaluate(measure, events, times=times, steps=steps),
+        Bar(description, steps),
+        Checkpoints(folder / "checkpoints", every_s=trainer["checkpoint_every_s"], stop=stop),
+    ]
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        loop = L.Trainer(
+            accelerator=trainer["accelerator"],
+            devices=trainer["devices"],
+            precision=trainer["precision"],
+            max_epochs=rounds,
+            reload_dataloaders_every_n_epochs=1,
+            callbacks=callbacks,
+            plugins=[WholeFiles()],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        source = Rounds(method, data, batch_size=batch_size, seed=seed, folder=folder / "rounds")
+        loop.fit(method, datamodule=source, ckpt_path=checkpoint)

@@ -1,0 +1,95 @@
+"""What a run writes down while it trains: metrics every so many steps, evaluations at set steps, and what broke it."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+from safetensors.torch import save_file
+from torch import Tensor
+
+from prefopt.errors import Diverged
+from prefopt.loop.rounds import Rounds
+from prefopt.methods.base import Method
+from prefopt.progress import bar
+from prefopt.tracking.events import EventFile
+
+
+class Record(L.Callback):
+    """Writes the meter's means to the event file every `every` steps, and stops the run where the loss is not finite."""
+
+    def __init__(self, events: EventFile, folder: Path, *, every: int) -> None:
+        self.events, self.folder, self.every = events, folder, every
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.events.rewind(trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % self.every == 0 or trainer.is_last_batch:
+            self.flush(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self.check(trainer, pl_module)
+        self.events.flush()
+
+    def flush(self, trainer: L.Trainer, method: Method) -> None:
+        self.check(trainer, method)
+        means = method.meter.read()
+        if means:
+            means["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+            self.events.write(trainer.global_step, means)
+
+    def check(self, trainer: L.Trainer, method: Method) -> None:
+        """Raise Diverged, after saving the batch that did it, where a loss since the last reading is not finite."""
+        losses = method.meter.losses()
+        bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+        if bad is None:
+            return
+        step = trainer.global_step - len(losses) + bad + 1
+        rounds: Any = trainer.datamodule
+        assert isinstance(rounds, Rounds)
+        loader = rounds.loader
+        batch = loader.table.batch(loader.plan[loader.given - len(losses) + bad])
+        path = self.folder / "bad_batch.safetensors"
+        save_file({k: v.contiguous() for k, v in vars(batch).items() if isinstance(v, Tensor)}, path)
+        raise Diverged(
+            f"the loss is {losses[bad]} at step {step}; the batch that did it is {path} "
+            f"(examples {', '.join(map(str, loader.table.ids[batch.index.numpy()][:4]))} ...)",
+            "lower optimizer.lr or clip, or look at these examples; the last good checkpoint is kept",
+        )
+
+
+class Evaluate(L.Callback):
+    """Calls `measure` at the steps that divide the run into `times` parts, the end excepted, and writes what it says."""
+
+    def __init__(self, measure: Callable[[], dict[str, float]], events: EventFile, *, times: int, steps: int) -> None:
+        self.measure, self.events = measure, events
+        self.at = {round(steps * k / times) for k in range(1, times)} - {0, steps}
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step in self.at:
+            self.events.write(trainer.global_step, self.measure())
+
+
+class Bar(L.Callback):
+    """Steps done of all, rate, time left, and the loss where it was last read."""
+
+    def __init__(self, description: str, steps: int) -> None:
+        self.description, self.steps = description, steps
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._display = bar(self.description, self.steps, trainer.global_step)
+        self._update = self._display.__enter__()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self._update(1, f"round {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._display.__exit__(None, None, None)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "_display"):
+            self._display.__exit__(None, None, None)

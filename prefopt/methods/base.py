@@ -1,0 +1,183 @@
+"""The contract of a method: five hooks on a Lightning module, and a round is an epoch."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from prefopt.batch import Groups
+from prefopt.errors import PrefoptError
+from prefopt.table import Table
+
+Metrics = dict[str, Tensor]
+
+
+class Method(L.LightningModule):
+    """One published method. Override what the paper needs, leave the rest.
+
+    eats: the batch that its loss takes; the dataset must give it, or `collect` must make it from what it is given.
+    roles: the models that it is given before training, as attributes: policy, reference, reward, judge, ...
+    trains: those of them whose weights it changes.
+    passes: how often a round goes over what `collect` returned.
+    per_round: examples that `collect` makes a round, None where it returns the data that it was given.
+    """
+
+    eats: ClassVar[type[Groups]]
+    roles: tuple[str, ...] = ("policy",)
+    trains: ClassVar[tuple[str, ...]] = ("policy",)
+    passes: int = 1
+    per_round: int | None = None
+    policy: Any
+    reference: Any
+    reward: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False
+        self.seed = 0
+        self.meter = Meter()
+
+    def collect(self, data: Table, round: int) -> Table | None:
+        """What this round trains on: the data as they are (offline), own samples (online), None (no gradient)."""
+        return data
+
+    def loss(self, batch: Any) -> tuple[Tensor, Metrics]:
+        """Per-example losses [B] in nats, and detached metrics ([B] or scalar)."""
+        raise NotImplementedError(f"{type(self).__name__} trains nothing by gradient")
+
+    def finish(self, round: int) -> None:
+        """After the round: M-step, reference refresh, closed form, solver."""
+
+    def act(self, prompts: Groups, n: int = 1, generator: torch.Generator | None = None) -> Groups:
+        """What it would answer: n responses to each prompt."""
+        return self.policy.sample(prompts, n, generator)
+
+    def score(self, groups: Groups) -> Tensor:
+        """The reward that it implies: [B, n]."""
+        raise NotImplementedError(f"{type(self).__name__} implies no reward")
+
+    def reference_logps(self, groups: Groups) -> Tensor:
+        """[B, n, T] log-probs under the frozen reference: the cached ones, or computed.
+
+        Raises PrefoptError where the reference was only cached, and not for these responses.
+        """
+        if groups.reference is not None:
+            return groups.reference
+        if self.reference is None:
+            raise PrefoptError(
+                "the reference log-probs of these responses are not cached", "use method.needs.reference=copy"
+            )
+        with torch.no_grad():
+            return self.reference.logps(groups)
+
+    def generator(self, *key: int) -> torch.Generator:
+        """Randomness that is a pure function of the run's seed and `key`."""
+        mixed = np.random.SeedSequence([self.seed, *key]).generate_state(1, np.uint64)[0]
+        return torch.Generator().manual_seed(int(mixed) & (2**63 - 1))
+
+    def prepare(
+        self,
+        cast: Mapping[str, Any],
+        *,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        schedule: Callable[[int], float],
+        micro_batch_size: int | None,
+        clip: float | None,
+        seed: int,
+    ) -> None:
+        """Take the roles and what training needs; `schedule` gives the factor on the learning rate at a step."""
+        missing = [role for role in self.roles if role not in cast]
+        if missing:
+            raise PrefoptError(
+                f"{type(self).__name__} needs the role {missing[0]}, which method.needs does not fill",
+                f"add needs.{missing[0]} to the method's YAML",
+            )
+        for role in self.roles:
+            setattr(self, role, cast[role])
+            if role not in self.trains and isinstance(cast[role], torch.nn.Module):
+                cast[role].requires_grad_(False)
+        self._optimizer, self._schedule = optimizer, schedule
+        self._micro_batch_size, self._clip, self.seed = micro_batch_size, clip, seed
+
+    def training_step(self, batch: Groups, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            total = torch.zeros((), device=self.device)
+            for micro in batch.split(self._micro_batch_size):
+                losses, metrics = self.loss(micro)
+                share = losses.sum() / len(batch)
+                self.manual_backward(share)
+                total = total + share.detach()
+                self.meter.add({"loss": losses.detach(), **metrics}, len(micro))
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self._clip or float("inf"))
+            self.meter.add({"grad_norm": norm}, 1)
+            return total
+
+        self.meter.step(optimizer.step(closure))
+        scheduler: Any = self.lr_schedulers()
+        scheduler.step()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule)
+        return [optimizer], [scheduler]
+
+    def on_train_epoch_end(self) -> None:
+        self.finish(self.current_epoch)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """All but the frozen roles, which a resumed run casts again."""
+        state = super().state_dict(*args, **kwargs)
+        frozen = tuple(f"{role}." for role in self.roles if role not in self.trains)
+        return {k: v for k, v in state.items() if not k.startswith(frozen)} if frozen else state
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rng"] = torch.get_rng_state()
+        checkpoint["meter"] = self.meter.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._rng = checkpoint["rng"]
+        self.meter = Meter(**checkpoint["meter"])
+
+    def on_train_start(self) -> None:
+        if (state := self.__dict__.pop("_rng", None)) is not None:
+            torch.set_rng_state(state)
+
+
+class Meter:
+    """Means of metrics over the steps since they were last read, kept on the device and read in one go."""
+
+    def __init__(self, sums: dict[str, Tensor] | None = None, counts: dict[str, int] | None = None) -> None:
+        self.sums, self.counts = sums or {}, counts or {}
+        self._losses: list[Tensor] = []
+
+    def add(self, metrics: Metrics, size: int) -> None:
+        for name, value in metrics.items():
+            total = value.detach().double().sum() if value.ndim else value.detach().double() * size
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
+            self.counts[name] = self.counts.get(name, 0) + (value.numel() if value.ndim else size)
+
+    def step(self, loss: Tensor) -> None:
+        self._losses.append(loss)
+
+    def losses(self) -> list[float]:
+        """The loss of every step since the last reading; one synchronisation."""
+        return torch.stack(self._losses).tolist() if self._losses else []
+
+    def read(self) -> dict[str, float]:
+        """The means since the last reading; one synchronisation."""
+        if not self.sums:
+            return {}
+        values = torch.stack(list(self.sums.values())).tolist()
+        means = {name: value / self.counts[name] for name, value in zip(self.sums, values, strict=True)}
+        self.sums, self.counts, self._losses = {}, {}, []
+        return means
+
+    def state(self) -> dict[str, Any]:
+        return {"sums": self.sums, "counts": self.counts}

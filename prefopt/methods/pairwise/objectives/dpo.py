@@ -1,0 +1,27 @@
+"""Direct preference optimisation (Rafailov et al., 2023, arXiv 2305.18290).
+
+    z = beta [ log pi(y_w)/ref(y_w) - log pi(y_l)/ref(y_l) ],   L = -log sigmoid(z)
+
+Log-probs are sums over tokens.
+"""
+
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from prefopt.methods.pairwise.base import Objective
+from prefopt.methods.pairwise.pair import Pair
+
+
+class DPO(Objective):
+    """Args: beta: in units of the reward per nat."""
+
+    def __init__(self, *, beta: float = 0.1) -> None:
+        self.beta = beta
+
+    def preference(self, pair: Pair) -> Tensor:
+        z = self.beta * (pair.w.ratio - pair.l.ratio)
+        return softplus(-z)
+
+    def reward(self, logps: Tensor, reference: Tensor | None, length: Tensor) -> Tensor:
+        assert reference is not None
+        return self.beta * (logps - reference).sum(-1)

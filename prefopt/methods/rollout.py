@@ -1,0 +1,76 @@
+"""Own samples as tables: what `collect` returns where a method learns from what it does itself."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prefopt.batch import Groups, Pairs, Rated
+from prefopt.engine.loader import sequential
+from prefopt.methods.base import Method
+from prefopt.table import Ragged, Table
+
+ROWS_AT_ONCE = 256
+"""Responses that are sampled together."""
+
+Judge = Callable[[Table], np.ndarray]
+"""Labels [N] for a table of unlabelled pairs."""
+
+
+def rated(method: Method, data: Table, round: int, n: int) -> Table:
+    """n fresh responses to each of the round's prompts, with rewards and log-probs under the policy that drew them."""
+    rows, parts = sampled(method, data, round, n)
+    with torch.no_grad():
+        reward = torch.cat([method.reward.score(groups) for groups in parts])
+        behaviour = torch.cat([method.policy.logps(groups)[groups.mask] for groups in parts])
+    return table_of(
+        Rated, data.ids[rows], parts, columns={"reward": _numpy(reward)}, aligned={"behaviour": _numpy(behaviour)}
+    )
+
+
+def judged(method: Method, data: Table, round: int, judge: Judge) -> Table:
+    """Two fresh responses to each of the round's prompts, and the judge's label."""
+    rows, parts = sampled(method, data, round, 2)
+    ids = np.array([f"{id}@{round}" for id in data.ids[rows]])
+    table = table_of(Pairs, ids, parts, columns={"label": np.zeros(len(ids), dtype=np.int64)}, aligned={})
+    table.columns["label"][:] = judge(table)
+    return table
+
+
+def sampled(method: Method, data: Table, round: int, n: int) -> tuple[np.ndarray, list[Groups]]:
+    """The rows of the round's prompts, and n responses to each.
+
+    Prompts come in shuffled passes over the data, so over the rounds each comes up equally often.
+    """
+    count = method.per_round or len(data)
+    epochs, places = np.divmod(np.arange(round * count, (round + 1) * count), len(data))
+    shuffles = {epoch: np.random.default_rng([method.seed, 7, epoch]).permutation(len(data)) for epoch in set(epochs)}
+    rows = np.array([shuffles[epoch][place] for epoch, place in zip(epochs, places, strict=True)])
+    generator = method.generator(round, 1)
+    parts = [
+        method.act(prompts.to(method.device), n, generator)
+        for prompts in sequential(data, max(1, ROWS_AT_ONCE // n), rows)
+    ]
+    return rows, parts
+
+
+def table_of(kind: type[Groups], ids: np.ndarray, parts: list[Groups], columns: dict, aligned: dict) -> Table:
+    """Sampled groups as one table."""
+
+    def ragged(tokens: list[Tensor], lengths: list[Tensor]) -> Ragged:
+        rows = [row[:k] for part, ks in zip(tokens, lengths, strict=True) for row, k in zip(part, ks, strict=True)]
+        return Ragged.of([_numpy(row) for row in rows])
+
+    return Table(
+        kind=kind,
+        ids=ids,
+        prompt=ragged([g.prompt for g in parts], [g.prompt_length for g in parts]),
+        response=ragged([g.response.flatten(0, 1) for g in parts], [g.length.flatten() for g in parts]),
+        columns=columns,
+        aligned=aligned,
+    )
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()

@@ -1,0 +1,37 @@
+"""The KL-optimal policy in closed form, by enumeration.
+
+    pi*(y | x) = ref(y | x) exp( r(x, y) / beta ) / Z(x)   maximises   E[ r ] - beta KL(pi || ref)
+"""
+
+import torch
+from torch import Tensor
+
+from prefopt.batch import Groups, Prompts
+from prefopt.errors import PrefoptError
+from prefopt.methods.base import Method
+from prefopt.table import Table
+
+
+class Gibbs(Method):
+    """Args: beta: price of a nat of KL, in units of the reward."""
+
+    eats = Prompts
+    roles = ("policy", "reward")
+    trains = ()
+
+    def __init__(self, *, beta: float = 0.1) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def collect(self, data: Table, round: int) -> None:
+        return None
+
+    @torch.no_grad()
+    def finish(self, round: int) -> None:
+        values = getattr(getattr(self.policy, "f", None), "values", None)
+        if values is None:
+            raise PrefoptError("method=gibbs writes down one number a response", "use dataset=bandit model=tabular")
+        values.copy_(self.reward.table() / self.beta)
+
+    def score(self, groups: Groups) -> Tensor:
+        return self.reward.score(groups)

@@ -1,0 +1,109 @@
+"""Language models as policies and as reward models, on transformers."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prefopt.batch import Groups
+from prefopt.engine.logps import backbone, rows_of, token_logps
+from prefopt.engine.sampling import sample
+from prefopt.errors import PrefoptError
+
+
+class CausalPolicy(nn.Module):
+    """A transformers causal LM, with or without adapters."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, max_response_length: int) -> None:
+        super().__init__()
+        self.model = without_dropout(model)
+        self.tokenizer = tokenizer
+        self.max_response_length = max_response_length
+
+    def logps(self, groups: Groups) -> Tensor:
+        return token_logps(self.model, groups)
+
+    def sample(self, prompts: Groups, n: int, generator: torch.Generator | None = None) -> Groups:
+        was_training = self.model.training
+        self.model.eval()
+        groups = sample(
+            self.model,
+            prompts,
+            n,
+            max_length=self.max_response_length,
+            eos=self.tokenizer.eos_token_id,
+            generator=generator,
+        )
+        self.model.train(was_training)
+        return groups
+
+    def export(self, folder: Path) -> None:
+        """Write a folder that `AutoModelForCausalLM.from_pretrained` opens: adapters are merged into it and also
+        kept beside, in `adapter/`."""
+        exported(self.model, self.tokenizer, folder)
+
+
+class RewardModel(nn.Module):
+    """A transformers sequence classifier with one label, read at the last token of prompt and response."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.model = without_dropout(model)
+        self.tokenizer = tokenizer
+
+    def score(self, groups: Groups) -> Tensor:
+        rows, where = rows_of(groups)
+        hidden = backbone(self.model)(input_ids=rows.flatten(0, 1), use_cache=False).last_hidden_state
+        last = (groups.prompt_length[:, None] + groups.length - 1).flatten()
+        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        states = hidden[torch.arange(len(last), device=last.device), last]
+        return inner.score(states)[:, 0].float().view(groups.length.shape)
+
+    def export(self, folder: Path) -> None:
+        """Write a folder that `AutoModelForSequenceClassification.from_pretrained` opens."""
+        exported(self.model, self.tokenizer, folder)
+
+
+class AdapterOff:
+    """The reference as the policy with its adapter switched off: no second copy of the weights.
+
+    It is the policy's start only because adapters of an earlier stage were merged into the base when it was loaded.
+    """
+
+    def __init__(self, policy: CausalPolicy) -> None:
+        if not hasattr(policy.model, "disable_adapter"):
+            raise PrefoptError(
+                "method.needs.reference=adapter, but the model has no adapter",
+                "give the model one (model.lora.r=16) or use method.needs.reference=cached",
+            )
+        self.policy = policy
+
+    @torch.no_grad()
+    def logps(self, groups: Groups) -> Tensor:
+        with self.policy.model.disable_adapter():
+            return self.policy.logps(groups)
+
+
+def frozen_copy(policy: nn.Module) -> Any:
+    """A copy that never changes."""
+    return copy.deepcopy(policy).requires_grad_(False).eval()
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """The same model with every dropout rate at zero: log-probs of policy and reference must be comparable."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+    return model
+
+
+def exported(model: Any, tokenizer: Any, folder: Path) -> None:
+    if hasattr(model, "merge_and_unload"):
+        model.save_pretrained(folder / "adapter")
+        model = copy.deepcopy(model).merge_and_unload()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,68 @@
+"""What a model is to a run: something that makes a policy and a reward model, fresh or from a stored run."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from prefopt.batch import Groups
+from prefopt.datasets.data import Data
+
+
+class Scorer(Protocol):
+    """Whatever judges responses one by one."""
+
+    def score(self, groups: Groups) -> Tensor:
+        """[B, n] reward of each response."""
+        ...
+
+
+class Policy(Protocol):
+    """Whatever can score a group and sample a response. Policies are `nn.Module`s."""
+
+    def logps(self, groups: Groups) -> Tensor:
+        """[B, n, T] log pi(token | prompt, response so far) in nats, zero outside the response."""
+        ...
+
+    def sample(self, prompts: Groups, n: int, generator: torch.Generator | None = None) -> Groups:
+        """n responses to each prompt, drawn at temperature 1."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Write what opens again by itself."""
+        ...
+
+
+class Model(Protocol):
+    """A node of conf/model."""
+
+    world: ClassVar[str]
+    """`text` or `exact`: the kind of dataset that it runs on."""
+
+    def tokenizer(self, dataset: Any, start: Path | None) -> Any:
+        """The tokenizer, from the run that this one starts from or made; None on exact worlds."""
+        ...
+
+    def policy(self, data: Data, tokenizer: Any, start: Path | None) -> Any:
+        """A policy to train, from the folder of a stored one or new."""
+        ...
+
+    def reward(self, data: Data, tokenizer: Any, start: Path | None) -> Any:
+        """A reward model to train, from the folder of a stored policy or reward model or new."""
+        ...
+
+    def checksum(self) -> str:
+        """Hash of the weights that it starts from, where they are files."""
+        ...
+
+
+class Gold:
+    """The world's own reward as a scorer."""
+
+    def __init__(self, data: Data) -> None:
+        self.world = data.world
+
+    def score(self, groups: Groups) -> Tensor:
+        assert self.world is not None
+        return self.world.reward(groups)

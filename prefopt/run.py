@@ -1,0 +1,335 @@
+"""What a run is: compose, needs, fit, evaluate, record. The one file that knows all parts."""
+
+import json
+import traceback
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+import yaml
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig
+
+from prefopt import store
+from prefopt.batch import Demonstrations, Pairs, Prompts
+from prefopt.cast import cast, start_of
+from prefopt.config import needed, plain
+from prefopt.datasets.data import Data
+from prefopt.engine.reference import with_reference
+from prefopt.errors import Interrupted, PrefoptError
+from prefopt.evaluation import figures
+from prefopt.evaluation.subject import Subject
+from prefopt.evaluation.suite import Examination
+from prefopt.files import replace_text
+from prefopt.loop.fit import device_of, fit, schedule, steps_of
+from prefopt.methods.base import Method
+from prefopt.noise.base import Recorded
+from prefopt.progress import say
+from prefopt.table import Table
+from prefopt.tracking.environment import environment
+from prefopt.tracking.events import EVENTS, EventFile, read
+
+STRUCTURE = frozenset({"needs", "start", "recipe"})
+"""Keys of a config node that are about runs, not arguments of its class."""
+
+
+def run(config: DictConfig, *, wait: bool = False) -> store.Run:
+    """The run of this configuration: found done, taken up where it stopped, or begun.
+
+    wait: wait for another process that works on it, instead of an error.
+    """
+    settings = plain(config)
+    parts = Parts(settings)
+    check(config, parts)
+    stored = store.run(config.choices.method, config.choices.dataset, parts.fingerprint())
+    stored.folder.mkdir(parents=True, exist_ok=True)
+    with stored.claimed(say if wait else None):
+        if not stored.done:
+            _carried_out(config, settings, parts, stored)
+    return stored
+
+
+class Parts:
+    """The classes that a configuration names, instantiated; nothing heavy is loaded yet."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
+        self.device = device_of(settings["trainer"]["accelerator"])
+        self.noise = made(settings["noise"])
+        self.method: Method = made(settings["method"])
+        self.model = made(settings["model"])
+        self.dataset = made(settings["dataset"])
+
+    def fingerprint(self) -> str:
+        contents = {"dataset": self.dataset.checksum()}
+        if (weights := self.model.checksum()) != "":
+            contents["model"] = store.digest({**self.settings["model"], "path": weights})
+        return store.fingerprint(self.settings, contents)
+
+
+def made(node: Mapping[str, Any], **more: Any) -> Any:
+    """The object that a config node names.
+
+    Raises PrefoptError where an argument is missing or unknown.
+    """
+    try:
+        return instantiate({k: v for k, v in node.items() if k not in STRUCTURE}, _convert_="all", **more)
+    except Exception as error:
+        cause = error.__cause__ or error
+        while cause is not None and not isinstance(cause, PrefoptError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise cause from None
+        raise PrefoptError(f"{node.get('_target_')} cannot be made: {error}", "check the keys of this config node") from error
+
+
+def check(config: DictConfig, parts: Parts) -> None:
+    """Raise PrefoptError, in the first second, for a combination that cannot work."""
+    choices, method, dataset, model = config.choices, parts.method, parts.dataset, parts.model
+    if model.world != dataset.world:
+        fitting = {"text": "dataset=reviews, or dataset=pairs", "exact": "dataset=bandit"}[model.world]
+        models = {"text": "model=tiny, or model=hf", "exact": "model=log_linear, or model=tabular"}[dataset.world]
+        raise PrefoptError(
+            f"model={choices.model} does not run on dataset={choices.dataset}", f"use {models}; or {fitting}"
+        )
+    eaten = Prompts if method.per_round is not None else method.eats
+    if eaten not in dataset.gives:
+        gives = ", ".join(sorted(kind.__name__ for kind in dataset.gives))
+        raise PrefoptError(
+            f"method={choices.method} eats {eaten.__name__}, and dataset={choices.dataset} gives only {gives}",
+            "on exact worlds the policy starts as the reference, without SFT"
+            if eaten is Demonstrations
+            else "choose another dataset",
+        )
+    missing = set(method.roles) - set(config.method.needs)
+    if missing:
+        role = sorted(missing)[0]
+        raise PrefoptError(f"method.needs says nothing of the role {role}", f"add +method.needs.{role}=...")
+    if config.noise.rate > 0 and not reads_labels(config):
+        raise PrefoptError(
+            f"noise.rate={config.noise.rate}, but no part of method={choices.method} reads a label",
+            "use noise=none, or a learned reward: 'method.needs.reward={method: bradley_terry}'",
+        )
+
+
+def reads_labels(config: DictConfig) -> bool:
+    """Whether the labels of training pairs, or of a judge, enter this run or one that it needs."""
+    if get_class(config.method._target_).eats is Pairs:
+        return True
+    needs = [need for need in config.method.needs.values() if isinstance(need, DictConfig)]
+    return any(need.get("noise") != "none" and reads_labels(needed(config, need)) for need in needs)
+
+
+def _carried_out(config: DictConfig, settings: dict[str, Any], parts: Parts, stored: store.Run) -> None:
+    folder = stored.folder
+    stored.mark("running")
+    replace_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+    needs = {role: need for role, need in settings["method"]["needs"].items() if role in parts.method.roles}
+
+    def fulfilled(need: Mapping[str, Any]) -> Path:
+        return run(needed(config, need), wait=True).policy
+
+    start = start_of(parts.method, needs, fulfilled)
+    tracker = made(settings["tracking"], home=store.home())
+    try:
+        L.seed_everything(settings["seed"], verbose=False)
+        tokenizer = parts.model.tokenizer(parts.dataset, start)
+        data = noisy(parts.dataset.load(tokenizer), parts.noise, settings["seed"])
+        roles = cast(
+            parts.method,
+            needs,
+            model=parts.model,
+            data=data,
+            tokenizer=tokenizer,
+            start=start,
+            needed=fulfilled,
+            noise=parts.noise,
+            seed=settings["seed"],
+            device=parts.device,
+        )
+        facts = {"data": dict(data.counts), "environment": environment()}
+        replace_text(folder / "facts.json", json.dumps(facts, indent=2))
+        tracker.start(folder, stored.name, settings | {"data": facts["data"]}, tags(config, facts["environment"], stored))
+        examination = trained(settings, parts, data, roles, needs, folder, stored.name)
+        measured = examination.measure()
+        append(folder / EVENTS, measured)
+        written = record(parts, examination, tokenizer, folder)
+        results = {"run": stored.name, "figures": measured, "policy": str(stored.policy), **facts, "config": settings}
+        replace_text(stored.results, json.dumps(results, indent=2))
+        stored.mark("done")
+        tracker.finish("FINISHED", [folder / "config.yaml", folder / "facts.json", stored.results, *written])
+    except (KeyboardInterrupt, Interrupted):
+        stored.mark("interrupted")
+        tracker.finish("KILLED")
+        raise
+    except BaseException as error:
+        (folder / "error.txt").write_text(traceback.format_exc())
+        stored.mark("failed", error=str(error))
+        tracker.finish("FAILED")
+        raise
+
+
+def noisy(data: Data, noise: Any, seed: int) -> Data:
+    """The data with noise on the labels of the training pairs."""
+    recorded = Recorded.from_table(data.train.pairs, data.train.truth.label, data.train.truth.gold)
+    return replace(data, train=data.train.relabelled(noise.flips(recorded, seed)))
+
+
+def food(method: Method, data: Data) -> Table:
+    """The table that the method is given."""
+    if method.eats is Demonstrations:
+        assert data.demonstrations is not None
+        return data.demonstrations
+    pairs = data.train.pairs
+    if method.eats is Pairs and method.per_round is None:
+        return pairs
+    return replace(pairs, kind=Prompts, columns={})
+
+
+def trained(
+    settings: Mapping[str, Any],
+    parts: Parts,
+    data: Data,
+    roles: dict[str, Any],
+    needs: Mapping[str, Any],
+    folder: Path,
+    name: str,
+) -> Examination:
+    """The method, trained, ready to be measured."""
+    method, device = parts.method, parts.device
+    if needs.get("reference") == "cached":
+        data = referenced(data, roles["start"], settings, device)
+    table = food(method, data)
+    rounds, batch_size = settings["rounds"], settings["batch_size"]
+    steps = steps_of(method, table, rounds=rounds, batch_size=batch_size)
+    method.prepare(
+        roles,
+        optimizer=made(settings["optimizer"]),
+        schedule=schedule(steps, warmup=settings["warmup"], decay=settings["decay"]),
+        micro_batch_size=settings["micro_batch_size"],
+        clip=settings["clip"],
+        seed=settings["seed"],
+    )
+    suite = made(settings["evaluation"])
+    examination = suite.examine(subject(method, roles, device), data, rate=settings["noise"]["rate"])
+    if "reference" in method.roles and method.per_round is None:
+        agree(method.to(device), table, settings["trainer"]["precision"])
+    events = EventFile(folder / EVENTS)
+    fit(
+        method,
+        table,
+        folder,
+        rounds=rounds,
+        batch_size=batch_size,
+        seed=settings["seed"],
+        trainer=settings["trainer"],
+        events=events,
+        measure=examination.measure,
+        times=suite.times,
+        description=name,
+    )
+    method.to(device)
+    events.close()
+    return examination
+
+
+def referenced(data: Data, start: Any, settings: Mapping[str, Any], device: torch.device) -> Data:
+    """The data with the reference's log-probs beside the responses of both splits."""
+    half = settings["trainer"]["precision"] == "bf16-mixed"
+    with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
+        train, test = (
+            replace(
+                split,
+                pairs=with_reference(
+                    split.pairs,
+                    start,
+                    batch_size=settings["evaluation"]["batch_size"],
+                    device=device,
+                    precision=settings["trainer"]["precision"],
+                ),
+            )
+            for split in (data.train, data.test)
+        )
+    return replace(data, train=train, test=test)
+
+
+@torch.no_grad()
+def agree(method: Method, table: Table, precision: str) -> None:
+    """Raise PrefoptError where policy and reference differ before the first step: then no loss starts at log 2."""
+    batch = table.batch(np.arange(min(8, len(table)))).to(method.device)
+    policy, reference = method.policy.logps(batch).sum(-1), method.reference_logps(batch).sum(-1)
+    tolerance = 1e-3 if precision == "32-true" else 2e-2
+    gap, bound = (policy - reference).abs(), tolerance * (1 + reference.abs())
+    if (gap > bound).any():
+        raise PrefoptError(
+            f"before the first step policy and reference differ by up to {float(gap.max()):.3g} nats a response",
+            "the reference must be the policy's start: with an adapter, merge the earlier one (method.needs.policy), "
+            "and check that dropout is off",
+        )
+
+
+def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> Subject:
+    """What evaluation may see of a method."""
+    acts = "policy" in method.roles
+    main = roles[method.trains[0]] if method.trains else roles.get("policy")
+    objective = getattr(method, "objective", None)
+    beta = getattr(method, "beta", None) or getattr(objective, "beta", None) or getattr(objective, "tau", None)
+    implied = objective is not None and objective.uses_reference
+    theta = getattr(getattr(main, "f", None), "theta", None)
+    return Subject(
+        act=method.act if acts else None,
+        score=method.score,
+        policy=roles["policy"] if acts and type(method).act is Method.act else None,
+        start=roles.get("start"),
+        kl_bound=getattr(method, "kl_bound", None),
+        beta=beta,
+        theta=theta if implied or not acts else None,
+        theta_scale=beta if implied and beta else 1.0,
+        device=device,
+    )
+
+
+def tags(config: DictConfig, facts: Mapping[str, Any], stored: store.Run) -> dict[str, str]:
+    choices = config.choices
+    commit = (facts.get("git") or {}).get("commit")
+    return {
+        **{key: str(value) for key, value in choices.items()},
+        "noise.rate": str(config.noise.rate),
+        "seed": str(config.seed),
+        "fingerprint": stored.name.rsplit("-", 1)[-1],
+        "git.commit": str(commit),
+    }
+
+
+def append(path: Path, measured: Mapping[str, float]) -> None:
+    """Add the final figures to the event file, once, at the last step of training."""
+    before = list(read(path))
+    step = before[-1].step if before else 0
+    if not any(event.step == step and set(event.metrics) & set(measured) for event in before):
+        events = EventFile(path)
+        events.write(step, measured)
+        events.close()
+
+
+def record(
+    parts: Parts, examination: Examination, tokenizer: Any, folder: Path
+) -> list[Path]:
+    """Export the model, draw the figures, write the samples; what was written for people."""
+    method = parts.method
+    trained_role = method.trains[0] if method.trains else "policy"
+    getattr(method, trained_role).export(folder / "policy")
+    drawn = figures.learning_curves(folder / EVENTS, folder / "figures")
+    if examination.margins is not None and examination.flipped is not None:
+        drawn += figures.margin_histogram(examination.margins, examination.flipped, folder / "figures")
+
+    def decode(tokens: torch.Tensor) -> str:
+        return tokenizer.decode(tokens, skip_special_tokens=True) if tokenizer else " ".join(map(str, tokens.tolist()))
+
+    if rows := examination.samples(decode):
+        drawn += figures.samples_table(rows, folder)
+    return drawn

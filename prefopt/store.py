@@ -1,0 +1,137 @@
+"""The run store: a run is a pure function of its configuration, found again by its fingerprint.
+
+    <home>/<method>-<dataset>-<fingerprint>/   one run: config.yaml, status.json, checkpoints/, policy/, results.json ...
+    <home>/cache/<kind>-<key>/                 what many runs share: tokenised data, reference log-probs
+
+The home is `runs/` in the checkout, or PREFOPT_HOME.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefopt.errors import PrefoptError
+from prefopt.files import replace_text
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+CANNOT_CHANGE_THE_OUTCOME = frozenset({"tracking", "hydra", "choices"})
+FORMAT = 1
+"""Part of every fingerprint; a change of the code that changes outcomes raises it."""
+
+
+def home() -> Path:
+    """The one folder that prefopt writes to."""
+    return Path(os.environ.get("PREFOPT_HOME") or CHECKOUT / "runs").absolute()
+
+
+def digest(value: Any) -> str:
+    """Hash of a JSON-like value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def fingerprint(config: Mapping[str, Any], contents: Mapping[str, str]) -> str:
+    """The identity of a run: its resolved config, with `contents` (checksums by key) in the place of paths."""
+    kept = {k: v for k, v in config.items() if k not in CANNOT_CHANGE_THE_OUTCOME}
+    return digest({"format": FORMAT, **kept, **contents})[:12]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results.json"
+
+    @property
+    def policy(self) -> Path:
+        """Where the trained model is, as a folder that opens by itself."""
+        return self.folder / "policy"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def status(self) -> dict[str, Any]:
+        path = self.folder / "status.json"
+        return json.loads(path.read_text()) if path.exists() else {"state": "new"}
+
+    @property
+    def done(self) -> bool:
+        return self.status()["state"] == "done"
+
+    def mark(self, state: str, **facts: Any) -> None:
+        """Record `state` (running, interrupted, failed, done) and keep what was recorded before."""
+        now = {"state": state, "pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
+        replace_text(self.folder / "status.json", json.dumps(self.status() | now | facts, indent=2))
+
+    @contextmanager
+    def claimed(self, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Hold this run for this process; the lock falls with the process, however it ends.
+
+        waiting: called once with who holds it, before waiting for them; without it a held run is an error.
+        Raises PrefoptError where another process holds the run and nobody wants to wait.
+        """
+        with held(self.folder / "lock", lambda: self._holder(waiting)):
+            yield
+
+    def _holder(self, waiting: Callable[[str], None] | None) -> None:
+        status = self.status()
+        who = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
+        if waiting is None:
+            raise PrefoptError(
+                f"{self.folder} is in use by {who}",
+                "let it end, or end it; the same command then goes on from its last checkpoint",
+            )
+        waiting(f"waiting for {self.name}, which {who} is working on")
+
+
+def run(method: str, dataset: str, identity: str) -> Run:
+    """The run of this identity, whether it exists or not."""
+    return Run(home() / f"{method}-{dataset}-{identity}")
+
+
+@contextmanager
+def held(lock: Path, when_taken: Callable[[], None]) -> Iterator[None]:
+    """Hold `lock`; where somebody else has it, call `when_taken` and then wait."""
+    from filelock import FileLock, Timeout
+
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    guard = FileLock(lock)
+    try:
+        guard.acquire(timeout=0)
+    except Timeout:
+        when_taken()
+        guard.acquire()
+    try:
+        yield
+    finally:
+        guard.release()
+
+
+def cached(kind: str, key: Any, make: Callable[[Path], None]) -> Path:
+    """The folder that `make` fills, made once for all processes, by the hash of `key`."""
+    folder = home() / "cache" / f"{kind}-{digest(key)[:16]}"
+    if folder.exists():
+        return folder
+    with held(folder.with_suffix(".lock"), lambda: None):
+        if not folder.exists():
+            beside = folder.with_suffix(f".{os.getpid()}.part")
+            beside.mkdir(parents=True, exist_ok=True)
+            make(beside)
+            (beside / "key.json").write_text(json.dumps(key, indent=2, default=str))
+            beside.rename(folder)
+    return folder

@@ -1,0 +1,126 @@
+"""Tables of tokenised examples: flat arrays with offsets, stored once, memory-mapped by everyone, read as batches."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from prefopt.batch import Groups
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths: row i is `values[offsets[i] : offsets[i + 1]]`."""
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> "Ragged":
+        lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
+        values = np.concatenate([np.asarray(row, dtype=np.int32) for row in rows]) if len(rows) else np.zeros(0, np.int32)
+        return cls(values, np.concatenate([[0], np.cumsum(lengths)]))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def padded(self, rows: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
+        """[len(rows), longest] of `values` (default: the own ones), padded with zeros at the right."""
+        values = self.values if values is None else values
+        lengths = self.lengths[rows]
+        steps = np.arange(lengths.max(initial=0))
+        inside = steps < lengths[:, None]
+        padded = np.zeros(inside.shape, dtype=values.dtype)
+        padded[inside] = values[(self.offsets[rows][:, None] + steps)[inside]]
+        return padded
+
+
+@dataclass(frozen=True)
+class Table:
+    """N examples of n responses each, and the columns that their batches carry.
+
+    kind: the batch that it gives. ids: [N] names that outlive any order. prompt: N rows; response: N * n rows.
+    columns: [N, ...] by the batch's field name (label, reward). aligned: one float a response token, by field name
+    (reference, behaviour). known: [N, ...] recorded facts that no batch carries (annotator, group).
+    """
+
+    kind: type[Groups]
+    ids: np.ndarray
+    prompt: Ragged
+    response: Ragged
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    aligned: Mapping[str, np.ndarray] = field(default_factory=dict)
+    known: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def n(self) -> int:
+        return len(self.response.lengths) // max(len(self), 1)
+
+    def batch(self, rows: np.ndarray) -> Groups:
+        """The examples `rows` as one batch of `kind`."""
+        n = self.n
+        flat = (rows[:, None] * n + np.arange(n)).ravel()
+        lengths = self.response.lengths[flat].reshape(len(rows), n)
+        group = (len(rows), n, -1) if n else (len(rows), 0, 0)
+        aligned = {k: torch.from_numpy(self.response.padded(flat, v).reshape(group)) for k, v in self.aligned.items()}
+        return self.kind(
+            index=torch.from_numpy(rows),
+            prompt=torch.from_numpy(self.prompt.padded(rows).astype(np.int64)),
+            prompt_length=torch.from_numpy(self.prompt.lengths[rows]),
+            response=torch.from_numpy(self.response.padded(flat).astype(np.int64).reshape(group)),
+            length=torch.from_numpy(lengths),
+            mean_length=torch.tensor(lengths.mean() if lengths.size else 0.0, dtype=torch.float32),
+            **{k: torch.from_numpy(np.asarray(v[rows])) for k, v in self.columns.items()},
+            **aligned,
+        )
+
+    def checksum(self) -> str:
+        """Hash of the tokens alone: no label, no noise, no name changes it."""
+        digest = hashlib.sha256(str(self.n).encode())
+        for ragged in (self.prompt, self.response):
+            digest.update(np.ascontiguousarray(ragged.offsets).tobytes())
+            digest.update(np.ascontiguousarray(ragged.values).tobytes())
+        return digest.hexdigest()
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = {
+            "ids": self.ids,
+            "prompt.values": self.prompt.values,
+            "prompt.offsets": self.prompt.offsets,
+            "response.values": self.response.values,
+            "response.offsets": self.response.offsets,
+        }
+        for part in ("columns", "aligned", "known"):
+            arrays |= {f"{part}.{name}": values for name, values in getattr(self, part).items()}
+        for name, values in arrays.items():
+            np.save(folder / f"{name}.npy", values, allow_pickle=False)
+        (folder / "table.json").write_text(json.dumps({"kind": self.kind.__name__, "arrays": sorted(arrays)}))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Table":
+        """The table stored in `folder`, memory-mapped."""
+        import prefopt.batch
+
+        header = json.loads((folder / "table.json").read_text())
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in header["arrays"]}
+        parts: dict[str, dict[str, np.ndarray]] = {"columns": {}, "aligned": {}, "known": {}}
+        for name, values in arrays.items():
+            part, _, key = name.partition(".")
+            if part in parts:
+                parts[part][key] = values
+        return cls(
+            kind=getattr(prefopt.batch, header["kind"]),
+            ids=arrays["ids"],
+            prompt=Ragged(arrays["prompt.values"], arrays["prompt.offsets"]),
+            response=Ragged(arrays["response.values"], arrays["response.offsets"]),
+            **parts,
+        )

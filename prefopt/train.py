@@ -1,0 +1,36 @@
+"""`python -m prefopt.train method=rdpo`: one run, or with -m a sweep. `--help` says more."""
+
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from prefopt.config import check_choices, composed
+from prefopt.errors import reports_errors
+from prefopt.tracking.telemetry import silence
+
+
+@hydra.main(config_path="../conf", config_name="config", version_base="1.3")
+@reports_errors
+def job(config: DictConfig) -> float | None:
+    """One run; its figures and where everything is on standard error, the path of results.json on standard output."""
+    config = composed(list(HydraConfig.get().overrides.task))
+    from prefopt.run import run
+    from prefopt.summary import summarise
+
+    stored = run(config)
+    summarise(stored)
+    print(stored.results, flush=True)
+    return None
+
+
+@reports_errors
+def main() -> None:
+    silence()
+    check_choices([argument for argument in sys.argv[1:] if "=" in argument])
+    job()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""What all tests share: a home of their own, no network, no telemetry, and the real data where it lies."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh PREFOPT_HOME."""
+    monkeypatch.setenv("PREFOPT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data; a missing one is a failure, not a skip."""
+    folder = Path(os.environ.get("PREFOPT_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    assert folder.is_dir(), f"{folder} is missing: set PREFOPT_SHARED_DATA to the folder of real data"
+    return folder
