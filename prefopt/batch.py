@@ -5,7 +5,7 @@ one is a demonstration, none is a prompt to answer. On exact worlds a prompt is 
 is one token (the action), so the same mathematics runs on bandits and on text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
@@ -60,7 +60,7 @@ class Groups:
         for start in range(0, len(self), size):
             yield self.pick(slice(start, start + size))
 
-    def _map(self, change) -> Self:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{k: change(v) for k, v in values.items() if isinstance(v, Tensor)})
 

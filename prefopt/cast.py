@@ -57,7 +57,9 @@ def cast(
     if "reference" in method.roles:
         kind = needs.get("reference")
         if kind not in ("cached", "copy", "adapter"):
-            raise PrefoptError(f"method.needs.reference={kind} is no kind of reference", "choose cached, copy or adapter")
+            raise PrefoptError(
+                f"method.needs.reference={kind} is no kind of reference", "choose cached, copy or adapter"
+            )
         if kind == "cached" and method.per_round is not None:
             raise PrefoptError(
                 "method.needs.reference=cached, but this method learns from samples that no cache has seen",

@@ -85,7 +85,9 @@ def made(node: Mapping[str, Any], **more: Any) -> Any:
             cause = cause.__cause__
         if cause is not None:
             raise cause from None
-        raise PrefoptError(f"{node.get('_target_')} cannot be made: {error}", "check the keys of this config node") from error
+        raise PrefoptError(
+            f"{node.get('_target_')} cannot be made: {error}", "check the keys of this config node"
+        ) from error
 
 
 def check(config: DictConfig, parts: Parts) -> None:
@@ -154,9 +156,11 @@ def _carried_out(config: DictConfig, settings: dict[str, Any], parts: Parts, sto
         )
         facts = {"data": dict(data.counts), "environment": environment()}
         replace_text(folder / "facts.json", json.dumps(facts, indent=2))
-        tracker.start(folder, stored.name, settings | {"data": facts["data"]}, tags(config, facts["environment"], stored))
+        tracker.start(
+            folder, stored.name, settings | {"data": facts["data"]}, tags(config, facts["environment"], stored)
+        )
         examination = trained(settings, parts, data, roles, needs, folder, stored.name)
-        measured = examination.measure()
+        measured = examination.after()
         append(folder / EVENTS, measured)
         written = record(parts, examination, tokenizer, folder)
         results = {"run": stored.name, "figures": measured, "policy": str(stored.policy), **facts, "config": settings}
@@ -220,21 +224,23 @@ def trained(
     if "reference" in method.roles and method.per_round is None:
         agree(method.to(device), table, settings["trainer"]["precision"])
     events = EventFile(folder / EVENTS)
-    fit(
-        method,
-        table,
-        folder,
-        rounds=rounds,
-        batch_size=batch_size,
-        seed=settings["seed"],
-        trainer=settings["trainer"],
-        events=events,
-        measure=examination.measure,
-        times=suite.times,
-        description=name,
-    )
+    try:
+        fit(
+            method,
+            table,
+            folder,
+            rounds=rounds,
+            batch_size=batch_size,
+            seed=settings["seed"],
+            trainer=settings["trainer"],
+            events=events,
+            measure=examination.during,
+            times=suite.times,
+            description=name,
+        )
+    finally:
+        events.close()
     method.to(device)
-    events.close()
     return examination
 
 
@@ -283,7 +289,8 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
     theta = getattr(getattr(main, "f", None), "theta", None)
     return Subject(
         act=method.act if acts else None,
-        score=method.score,
+        score=method.score if type(method).score is not Method.score else None,
+        implied=objective.reward if implied else None,
         policy=roles["policy"] if acts and type(method).act is Method.act else None,
         start=roles.get("start"),
         kl_bound=getattr(method, "kl_bound", None),
@@ -316,9 +323,7 @@ def append(path: Path, measured: Mapping[str, float]) -> None:
         events.close()
 
 
-def record(
-    parts: Parts, examination: Examination, tokenizer: Any, folder: Path
-) -> list[Path]:
+def record(parts: Parts, examination: Examination, tokenizer: Any, folder: Path) -> list[Path]:
     """Export the model, draw the figures, write the samples; what was written for people."""
     method = parts.method
     trained_role = method.trains[0] if method.trains else "policy"

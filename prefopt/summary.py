@@ -32,7 +32,12 @@ def summarise(stored: Run) -> None:
     results = json.loads(stored.results.read_text())
     figures, config = results["figures"], results["config"]
     noise = f"{config['noise']['_target_'].rsplit('.', 2)[-2]} {config['noise']['rate']:g}"
-    table = Table(title=f"{stored.name}   noise {noise}   seed {config['seed']}", title_justify="left", show_header=False, box=None)
+    table = Table(
+        title=f"{stored.name}   noise {noise}   seed {config['seed']}",
+        title_justify="left",
+        show_header=False,
+        box=None,
+    )
     for key, meaning in SHOWN:
         if key in figures:
             error = figures.get(f"{key}_se")

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from prefopt.tracking.telemetry import silence
+
 os.environ["HF_HUB_OFFLINE"] = "1"
+silence()
 ROOT = Path(__file__).resolve().parent.parent
 
 

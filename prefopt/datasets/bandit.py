@@ -22,7 +22,9 @@ class BanditWorld:
     policy (uniform). temperature: of the labels.
     """
 
-    def __init__(self, *, contexts: int, responses: int, dimension: int, scale: float, temperature: float, seed: int) -> None:
+    def __init__(
+        self, *, contexts: int, responses: int, dimension: int, scale: float, temperature: float, seed: int
+    ) -> None:
         draws = np.random.default_rng([seed, 0])
         theta = draws.standard_normal(dimension)
         self.features = torch.from_numpy(draws.standard_normal((contexts, responses, dimension)) / np.sqrt(2))

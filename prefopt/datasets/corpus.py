@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import TypeVar
 
+T = TypeVar("T")
 Messages = list[dict[str, str]]
 Text = str | Messages
 
@@ -49,7 +51,7 @@ def order(id: str) -> int:
     return blake2b(id.encode(), digest_size=1, person=b"order").digest()[0] & 1
 
 
-def placed(id: str, chosen, rejected) -> tuple[tuple, int]:
+def placed(id: str, chosen: T, rejected: T) -> tuple[tuple[T, T], int]:
     """The two sides in the order that the id fixes, and the label that points at the chosen one."""
     label = order(id)
     return ((chosen, rejected) if label == 0 else (rejected, chosen)), label

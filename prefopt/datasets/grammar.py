@@ -33,9 +33,12 @@ WORDS: Rules = {
 PRAISE: Rules = {
     "remark+": ("The {topic} was {quality+}.", "The {topic} was {quality+}.", "I {feeling+} the {topic}."),
     "whole+": ("The {topic} was {trait+}.", "The {topic} was {very} {trait+}.", "The {topic} was {not} {trait-}."),
-    "verdict+": ("Overall it was a {claim+} {event}.", "It was {not} a {mild-} {event}.")
-    + ("I would {recommend+} the {subject}.", "I would really {recommend+} the {subject}.")
-    + ("I would never {recommend-} the {subject}.",),
+    "verdict+": (
+        "Overall it was a {claim+} {event}.",
+        "It was {not} a {mild-} {event}.",
+        "I would {advice+} the {subject}.",
+    ),
+    "advice+": ("{recommend+}", "really {recommend+}", "never {recommend-}"),
     "quality+": ("{claim+}", "{claim+}", "{claim+}", "{not} {mild-}", "not {very} {mild-}", "{not} {strong-}"),
     "claim+": ("{mild+}", "{very} {mild+}", "{fairly} {mild+}", "{strong+}", "{really} {strong+}"),
     "feeling+": ("{liked+}", "{really} {liked+}", "{loved+}", "{really} {loved+}", "{never} {liked-}"),
@@ -98,8 +101,20 @@ SUBJECTS: Mapping[str, Rules] = {
     },
 }
 
-MONTHS = ("January", "February", "March", "April", "May", "June")
-MONTHS += ("July", "August", "September", "October", "November", "December")
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
 
 POLICIES: Mapping[str, tuple[float, float, float]] = {
     "positive": (0.8, 0.1, 0.1),

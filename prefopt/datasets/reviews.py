@@ -40,7 +40,8 @@ def gold(prompt: str, response: str, length_weight: float = 0.0) -> float:
     really, truly) and x 0.5 where a hedge (fairly, rather, somewhat) stands directly before it, and x -0.5 where a
     negation (not, never, hardly) is among the three words before it; all in the same sentence, which ends at . ! ? or
     a new line. A word that is said several times counts once, with the mean of its sentiments, so that saying it
-    again earns nothing; tanh leaves little to earn by listing words. Case does not matter.
+    again earns nothing; tanh leaves little to earn by listing words. A word is a run of letters and digits; case does
+    not matter.
 
         "The room was good."                        s = 1              "The room was not good."       s = -0.5
         "The room was really great."                s = 2 x 1.5 = 3    "It was not a good stay."      s = -0.5

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 COLUMNS = ("id", "prompt", "chosen", "rejected", "annotator", "group", "score_chosen", "score_rejected", "margin")
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-OR_DROP = "; or drop and count such rows by dataset.on_bad=drop"
+OR_DROP = "; or drop and count such rows by ++dataset.on_bad=drop"
 
 _brief = reprlib.Repr()
 _brief.maxstring = _brief.maxother = 100
@@ -127,8 +127,8 @@ def _text(where: str, row: Mapping[str, Any], column: str) -> Text:
             "missing_column",
             where,
             f"no column {column!r} (the row has {', '.join(map(repr, row)) or 'none'})",
-            "add the column, or say its name in the file by dataset.columns.<ours>=<theirs>; where the prompt is the "
-            "shared beginning of chosen and rejected, say dataset.implicit_prompt=true (check: --implicit-prompt)",
+            "add the column, or say its name in the file by ++dataset.columns.<ours>=<theirs>; where the prompt is the "
+            "shared beginning of chosen and rejected, say ++dataset.implicit_prompt=true (check: --implicit-prompt)",
         )
     value = row[column]
     text: Text
@@ -167,7 +167,7 @@ def _mixed(where: str, one: str, other: str) -> Problem:
         where,
         f"of columns {one!r} and {other!r} one is text and the other a list of messages",
         "give prompt, chosen and rejected in one form: all text, or all lists of {role, content}; where the messages "
-        "repeat the prompt, say dataset.implicit_prompt=true" + OR_DROP,
+        "repeat the prompt, say ++dataset.implicit_prompt=true" + OR_DROP,
     )
 
 
@@ -189,7 +189,7 @@ def _parted(where: str, chosen: Text, rejected: Text) -> tuple[Text, Text, Text]
             "prompts_differ",
             where,
             f"chosen and rejected share no prompt: {brief(chosen)} and {brief(rejected)}",
-            f"{wanted}, or give the prompt in a column of its own and say dataset.implicit_prompt=false" + OR_DROP,
+            f"{wanted}, or give the prompt in a column of its own and say ++dataset.implicit_prompt=false" + OR_DROP,
         )
     return prompt, chosen[len(prompt) :], rejected[len(prompt) :]
 
@@ -235,7 +235,7 @@ def _checked(where: str, prompt_column: str, prompt: Text, column: str, response
                 f"prompt and column {column!r} together: message {at + 1} has role {roles[at]!r} "
                 f"where {due[at]!r} is due",
                 "let roles alternate: a system message or none, then user, assistant, ..., the prompt ending with user "
-                "and the response with assistant; where the sides repeat the prompt, say dataset.implicit_prompt=true"
+                "and the response with assistant; where the sides repeat the prompt, say ++dataset.implicit_prompt=true"
                 + OR_DROP,
             )
 
@@ -252,7 +252,7 @@ def _refuse_repeated(where: str, prompt: Text, chosen: Text, rejected: Text) -> 
             "prompt_repeated",
             where,
             f"chosen and rejected both start with the prompt again: {brief(prompt)}",
-            "take it out of the responses, or say dataset.implicit_prompt=true" + OR_DROP,
+            "take it out of the responses, or say ++dataset.implicit_prompt=true" + OR_DROP,
         )
 
 
@@ -294,7 +294,7 @@ def _duplicate(found: Comparison, first: str, named: bool) -> Problem:
             "duplicate_id",
             found.where,
             f"id {found.id!r} stands at {first} already",
-            "give each row of all splits an id of its own, or leave the column out by dataset.columns.id=null: "
+            "give each row of all splits an id of its own, or leave the column out by ++dataset.columns.id=null: "
             "ids then come from the content" + OR_DROP,
         )
     return Problem(

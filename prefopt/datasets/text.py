@@ -24,6 +24,7 @@ class TextDataset(ABC):
     longer prompts and to pairs that tokens leave without sense, see `tokenise`.
     """
 
+    world: ClassVar[str] = "text"
     gives: ClassVar[frozenset[type[Groups]]] = frozenset({Pairs, Prompts, Demonstrations})
 
     max_prompt_length: int = 512

@@ -61,7 +61,7 @@ def tokenise(
     test = _split(encoder, "test", corpus.test, {k: v[len(corpus.train) :] for k, v in facts.items()})
     demonstrations = _demonstrations(encoder, corpus.demonstrations) if corpus.demonstrations else None
     world = None if corpus.gold is None else TextWorld(corpus.gold, tokenizer)
-    return Data(train, test, demonstrations, world, dict(encoder.counts))
+    return Data(train, test, demonstrations, world, dict(encoder.counts), max_prompt_length, max_response_length)
 
 
 def _split(encoder: Encoder, name: str, rows: Sequence[Comparison], facts: Mapping[str, np.ndarray]) -> Split:

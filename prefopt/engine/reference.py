@@ -32,9 +32,7 @@ def with_reference(table: Table, policy: Any, *, batch_size: int, device: Any, p
 @torch.no_grad()
 def logps(table: Table, policy: Any, batch_size: int, device: Any) -> np.ndarray:
     """[response tokens] log-probs in nats, in the table's order."""
-    batches = track(
-        sequential(table, batch_size), "reference log-probs", -(-len(table) // batch_size)
-    )
+    batches = track(sequential(table, batch_size), "reference log-probs", -(-len(table) // batch_size))
     found = [policy.logps(batch.to(device))[batch.to(device).mask].cpu() for batch in batches]
     return torch.cat(found).numpy()
 

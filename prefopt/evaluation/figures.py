@@ -46,10 +46,10 @@ EVALUATED: dict[str, Any] = {"color": RED, "linewidth": 1.2, "marker": "o", "mar
 
 
 class Panel(NamedTuple):
-    """One quantity: its name in training, its names in evaluation, the unit, and a level to compare with."""
+    """One quantity: its name in training ("": only evaluated), its names in evaluation, unit, level to compare with."""
 
     title: str
-    train: str | None
+    train: str
     evaluated: tuple[str, ...]
     unit: str
     level: float | None = None
@@ -59,10 +59,10 @@ PANELS = (
     Panel("Loss", "loss", ("eval/loss",), "nats"),
     Panel("Reward accuracy", "rewards/accuracies", ("eval/rewards/accuracies",), "share of pairs", 0.5),
     Panel("Reward margin", "rewards/margins", ("eval/rewards/margins",), "nats"),
-    Panel("Gold reward", None, ("gold/reward",), "gold reward"),
-    Panel("Gold win rate over the start", None, ("gold/win_rate",), "share of prompts", 0.5),
+    Panel("Gold reward", "", ("gold/reward",), "gold reward"),
+    Panel("Gold win rate over the start", "", ("gold/win_rate",), "share of prompts", 0.5),
     Panel("KL to the start", "kl", ("eval/kl", "gold/kl"), "nats a response", 0.0),
-    Panel("Regret", None, ("regret",), "expected reward", 0.0),
+    Panel("Regret", "", ("regret",), "expected reward", 0.0),
 )
 
 
@@ -86,7 +86,7 @@ def learning_curves(events: Path, folder: Path) -> list[Path]:
         for panel, axis in zip(panels, axes, strict=False):
             if panel.level is not None:
                 axis.axhline(panel.level, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
-            for name in {panel.train, *panel.evaluated} & curves.keys():
+            for name in (name for name in (panel.train, *panel.evaluated) if name in curves):
                 look = TRAIN if name == panel.train else EVALUATED
                 (handles[look["label"]],) = axis.plot(*zip(*curves[name], strict=True), **look)
             axis.set_title(panel.title)
@@ -103,11 +103,12 @@ def learning_curves(events: Path, folder: Path) -> list[Path]:
 def margin_histogram(margins: np.ndarray, flipped: np.ndarray, folder: Path) -> list[Path]:
     """Densities of the implied reward margin, recorded winner less recorded loser, apart for clean and flipped pairs.
 
-    margins: [N] nats. flipped: [N] true where noise turned the label round. The outermost bins hold what lies beyond.
-    Raises ValueError where a margin is not finite.
+    margins: [N] nats. flipped: [N] true where noise turned the label round. The outermost bins hold what lies beyond;
+    what is not finite is counted in the title.
     """
-    if not np.isfinite(margins).all():
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(margins))} of {margins.size} margins are not finite")
+    finite = np.isfinite(margins)
+    lost = f" ({np.count_nonzero(~finite)} not finite)" if not finite.all() else ""
+    margins, flipped = margins[finite], flipped[finite].astype(bool)
     low, high = np.quantile(margins, [0.001, 0.999]) if margins.size else (0.0, 0.0)
     edges = np.histogram_bin_edges(margins, bins=40, range=(low, high))
     with _figure(5.6, 3.2) as figure:
@@ -121,7 +122,7 @@ def margin_histogram(margins: np.ndarray, flipped: np.ndarray, folder: Path) -> 
             label = f"{name}: {group.size:,} pairs, {np.mean(group > 0):.0%} above 0"
             axis.stairs(density, edges, fill=True, color=colour, alpha=0.25)
             axis.stairs(density, edges, color=colour, linewidth=1.4, label=label)
-        axis.set_title("Implied reward margin of the recorded label")
+        axis.set_title(f"Implied reward margin of the recorded label{lost}")
         axis.set_xlabel("reward of the recorded winner less that of the recorded loser (nats)")
         axis.set_ylabel("density (per nat)")
         figure.legend(loc="outside lower center", ncols=2)

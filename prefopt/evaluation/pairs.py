@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from scipy.special import expit
 from scipy.stats import rankdata
+from torch import Tensor
 
-from prefopt.batch import chosen_rejected
+from prefopt.batch import Groups, chosen_rejected
 from prefopt.datasets.data import Split
 from prefopt.engine.loader import sequential
 from prefopt.evaluation.subject import Subject
@@ -20,25 +21,38 @@ def sides(subject: Subject, split: Split, batch_size: int, rows: np.ndarray | No
     found: dict[str, list[np.ndarray]] = {}
     for batch in sequential(split.pairs, batch_size, rows):
         truth = torch.from_numpy(split.truth.label[batch.index.numpy()])
-        moved = batch.to(subject.device)
-        values = {"length": batch.length}
-        if subject.score is not None:
-            values["reward"] = subject.score(moved)
-        if subject.policy is not None:
-            values["S"] = subject.policy.logps(moved).sum(-1)
-            if moved.reference is not None:
-                values["reference"] = moved.reference.sum(-1)
-            elif subject.start is not None:
-                values["reference"] = subject.start.logps(moved).sum(-1)
-        for name, value in values.items():
-            both = torch.stack(chosen_rejected(value.cpu().double(), truth), 1)
-            found.setdefault(name, []).append(both.numpy())
+        both = measured(subject, batch.to(subject.device)) | {"length": batch.length}
+        for name, value in both.items():
+            winner_first = torch.stack(chosen_rejected(value.cpu().double(), truth), 1)
+            found.setdefault(name, []).append(winner_first.numpy())
     return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def measured(subject: Subject, batch: Groups) -> dict[str, Tensor]:
+    """[B, 2] of each side: reward, S and reference S, as far as the subject has them, in one pass of each model."""
+    values: dict[str, Tensor] = {}
+    if subject.policy is None:
+        return {} if subject.score is None else {"reward": subject.score(batch)}
+    logps = subject.policy.logps(batch)
+    reference = batch.reference
+    if reference is None and subject.start is not None:
+        reference = subject.start.logps(batch)
+    values["S"] = logps.sum(-1)
+    if reference is not None:
+        values["reference"] = reference.sum(-1)
+    if subject.implied is not None:
+        values["reward"] = subject.implied(logps, reference, batch.length)
+    elif subject.score is not None:
+        values["reward"] = subject.score(batch)
+    return values
 
 
 def held_out(values: dict[str, np.ndarray], *, beta: float | None, rater_share: float) -> Figures:
     """Rewards, log-probs, lengths and ranking accuracy from `sides` of held-out pairs."""
-    figures: Figures = {"length/chosen": values["length"][:, 0].mean(), "length/rejected": values["length"][:, 1].mean()}
+    figures: Figures = {
+        "length/chosen": values["length"][:, 0].mean(),
+        "length/rejected": values["length"][:, 1].mean(),
+    }
     if "reward" in values:
         chosen, rejected = values["reward"].T
         correct = (chosen > rejected).astype(float)

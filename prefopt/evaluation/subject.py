@@ -18,7 +18,7 @@ class Subject:
     """One run under evaluation.
 
     act: its answers, None for what answers nothing (a reward model). score: its reward [B, n], None where it implies
-    none. policy: the law that `act` follows, None where it follows none that can be written down. start: the frozen
+    none. implied: the same from log-probs [B, n, T], reference log-probs and lengths that are already there. policy: the law that `act` follows, None where it follows none that can be written down. start: the frozen
     policy that it started from. kl_bound: nats that its answers are at most away from `start`, where theory says so.
     beta: reward a nat, where the method has one. theta: [d] parameters of a log-linear model, whose implied reward is
     `theta_scale` <theta, phi>. device: where batches go.
@@ -28,6 +28,7 @@ class Subject:
     score: Score | None
     policy: Any | None
     start: Any | None
+    implied: Callable[[Tensor, Tensor | None, Tensor], Tensor] | None = None
     kl_bound: float | None = None
     beta: float | None = None
     theta: Tensor | None = None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from prefopt.datasets.data import Data
+from prefopt.datasets.data import Data, Split
 from prefopt.errors import PrefoptError
 from prefopt.evaluation.exact import enumerated, parameter_error
 from prefopt.evaluation.gold import Answers, answered, compared, distinct_prompts, samples
@@ -21,18 +21,20 @@ NOISE_ROWS = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """conf/evaluation: times: evaluations of a run, the last one after it. prompts: answered afresh at each. batch_size:
-    pairs a forward pass. seed: of the answers. rater_share: assumed share of raters behind a label, for the alignment gap.
+    """conf/evaluation: times: evaluations of a run, the last one after it. prompts: answered afresh at each. pairs:
+    held-out and training pairs at most that are measured; all of them after training. batch_size: pairs a forward
+    pass. seed: of the answers. rater_share: assumed share of raters behind a label, for the alignment gap.
     """
 
     times: int = 4
     prompts: int = 200
+    pairs: int = 200
     batch_size: int = 64
     seed: int = 0
     rater_share: float = 0.75
 
     def __post_init__(self) -> None:
-        for key in ("times", "prompts", "batch_size"):
+        for key in ("times", "prompts", "pairs", "batch_size"):
             if getattr(self, key) < 1:
                 raise PrefoptError(f"evaluation.{key}={getattr(self, key)} measures nothing", "give at least 1")
 
@@ -65,18 +67,28 @@ class Examination:
         assert self.subject.start is not None
         return self._answered(self.subject.start.sample)
 
-    def measure(self) -> Figures:
-        """Held-out pairs, flips among the training pairs, fresh answers or exact figures."""
-        subject, data, suite = self.subject, self.data, self.suite
+    def during(self) -> Figures:
+        """What a learning curve shows: some held-out pairs, and fresh answers or exact figures."""
+        return self._pairs(self.data.test, np.arange(min(self.suite.pairs, len(self.data.test.pairs)))) | self._world()
+
+    def after(self) -> Figures:
+        """Everything: all held-out pairs, the noise among training pairs, and fresh answers or exact figures."""
+        everything = np.arange(len(self.data.test.pairs))
+        return self._pairs(self.data.test, everything) | self._noise() | self._world()
+
+    def _pairs(self, split: Split, rows: np.ndarray) -> Figures:
+        if self.subject.score is None and self.subject.policy is None:
+            return {}
+        values = sides(self.subject, split, self.suite.batch_size, rows)
+        return held_out(values, beta=self.subject.beta, rater_share=self.suite.rater_share)
+
+    def _world(self) -> Figures:
+        subject, data = self.subject, self.data
         figures: Figures = {}
-        if subject.score is not None or subject.policy is not None:
-            values = sides(subject, data.test, suite.batch_size)
-            figures |= held_out(values, beta=subject.beta, rater_share=suite.rater_share)
-        figures |= self._noise()
         if subject.theta is not None:
             scale, pairs = subject.theta_scale, len(data.train.pairs)
             figures |= parameter_error(data.world, scale * subject.theta.detach(), rate=self.rate, pairs=pairs)
-        if hasattr(subject.policy, "table"):
+        if subject.policy is not None and hasattr(subject.policy, "table"):
             figures |= enumerated(data.world, subject.policy.table(), beta=subject.beta or 0.1)
         elif subject.act is not None and subject.start is not None:
             self.answers = self._answered(subject.act)

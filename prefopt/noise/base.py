@@ -49,8 +49,8 @@ class Recorded:
             label=label,
             length=pairs.response.lengths.reshape(len(pairs), 2),
             margin=next((gap for gap in gaps if np.isfinite(gap).all()), None),
-            annotator=known.get("annotator"),
-            group=known.get("group"),
+            annotator=known.get("annotator_name", known.get("annotator")),
+            group=known.get("group_name", known.get("group")),
         )
 
 

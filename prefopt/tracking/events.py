@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -42,12 +42,13 @@ class EventFile:
         event = {"step": step, "time": now, "metrics": {name: float(value) for name, value in metrics.items()}}
         self._file.write(json.dumps(event).encode() + b"\n")
         if now - self._visible > VISIBLE_S:
-            self._show()
+            self._put(self._file.flush)
+            self._visible = now
 
     def flush(self) -> None:
         """What was written is on the disk when this returns."""
-        self._show()
-        os.fsync(self._file.fileno())
+        self._put(self._file.flush)
+        self._put(lambda: os.fsync(self._file.fileno()))
 
     def rewind(self, step: int) -> None:
         """Forget what lies after `step`, the one that training resumes from (-1: all of it).
@@ -60,21 +61,20 @@ class EventFile:
             return
         kept = self.path.read_bytes()[:end]
         self._file.close()
-        replace_file(self.path, lambda file: file.write(kept))
+        self._put(lambda: replace_file(self.path, lambda file: file.write(kept)))
         self._file = self.path.open("ab")
 
     def close(self) -> None:
         self.flush()
         self._file.close()
 
-    def _show(self) -> None:
+    def _put(self, write: Callable[[], object]) -> None:
         try:
-            self._file.flush()
+            write()
         except OSError as error:
             raise PrefoptError(
                 f"{self.path}: {error.strerror}", "make room or mend the disk, then start the same command again"
             ) from error
-        self._visible = time.time()
 
 
 def read(path: Path, start: int = 0) -> Iterator[Event]:

@@ -166,12 +166,12 @@ def _experiment(client: "MlflowClient", name: str, home: Path, uri: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name, artifact_location=place)
+            return str(client.create_experiment(name, artifact_location=place))
         except MlflowException:
             found = client.get_experiment_by_name(name)  # another process was faster
             if found is None:
                 raise
-    return found.experiment_id
+    return str(found.experiment_id)
 
 
 def serve(pipe: Connection) -> None:

@@ -19,9 +19,7 @@ def byte_level(texts: Iterable[str], **special: str) -> PreTrainedTokenizerFast:
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     names = list(dict.fromkeys([*special.values(), "<|turn|>"]))
-    trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=names, initial_alphabet=alphabet, show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=names, initial_alphabet=alphabet, show_progress=False)
     backend.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
 

@@ -57,15 +57,18 @@ def test_a_row_becomes_a_comparison_with_all_that_it_says():
     found = one(row(annotator=7, group="odd", score_chosen=3, score_rejected=1.5, margin=2) | {"id": "a"})
     assert (found.id, found.prompt, found.annotator, found.group, found.margin) == ("a", "Is 0 even?", "7", "odd", 2.0)
     assert chosen_rejected(found) == (" Yes, 0.", " No, 0.")
-    assert found.scores is not None and found.scores[found.label] == 3.0 and found.scores[1 - found.label] == 1.5
-    assert found.label == order("a") and found.where == "pairs.jsonl:1"
+    assert found.scores is not None
+    assert found.scores[found.label] == 3.0
+    assert found.scores[1 - found.label] == 1.5
+    assert found.label == order("a")
+    assert found.where == "pairs.jsonl:1"
 
 
 def test_columns_are_renamed_and_left_out():
-    found = one(
-        {"q": "Why?", "good": "So.", "bad": "No.", "id": 3}, prompt="q", chosen="good", rejected="bad", id=None
-    )
-    assert found.prompt == "Why?" and chosen_rejected(found) == ("So.", "No.") and found.id != "3"
+    found = one({"q": "Why?", "good": "So.", "bad": "No.", "id": 3}, prompt="q", chosen="good", rejected="bad", id=None)
+    assert found.prompt == "Why?"
+    assert chosen_rejected(found) == ("So.", "No.")
+    assert found.id != "3"
 
 
 def test_an_id_is_of_the_content_and_outlives_the_order_of_rows(write):
@@ -85,7 +88,8 @@ def test_two_annotators_of_the_same_pair_are_two_examples():
 def test_messages_are_read_with_an_explicit_prompt():
     system = {"role": "system", "content": "Be brief."}
     found = one({"prompt": [system, user("Hi")], "chosen": [assistant("Hey")], "rejected": [assistant("No")]})
-    assert found.prompt == [system, user("Hi")] and chosen_rejected(found) == ([assistant("Hey")], [assistant("No")])
+    assert found.prompt == [system, user("Hi")]
+    assert chosen_rejected(found) == ([assistant("Hey")], [assistant("No")])
 
 
 def test_the_implicit_prompt_of_messages_is_the_shared_leading_ones():
@@ -122,7 +126,8 @@ def test_parting_loses_no_character_and_leaves_no_side_empty(start, chosen, reje
     except PrefoptError:
         return
     assert [prompt + answer for answer in answers] == [start + chosen, start + rejected]
-    assert prompt.strip() and all(answer.strip() for answer in answers)
+    assert prompt.strip()
+    assert all(answer.strip() for answer in answers)
     assert all(answer[0].isspace() for answer in answers)
 
 
@@ -211,13 +216,16 @@ def test_a_bad_row_is_dropped_and_counted_when_that_is_asked_for(write, case):
     corpus = PreferencePairs(path=str(folder), on_bad="drop", **options).corpus()
     assert [len(corpus.train), len(corpus.test)] == [1, 1]
     dropped = {key: count for key, count in corpus.counts.items() if "dropped" in key}
-    assert corpus.counts["train/read"] == 2 and list(dropped.values()) == [1]
+    assert corpus.counts["train/read"] == 2
+    assert list(dropped.values()) == [1]
 
 
 def test_a_repeated_id_is_an_error_also_across_splits(write):
     write(row(1, id="a"), name="data/train.jsonl")
     folder = write(row(2, id="a"), name="data/test.jsonl").parent
-    with pytest.raises(PrefoptError, match=r"test\.jsonl:1: id 'a' stands at .*train\.jsonl:1 already\n.*id of its own"):
+    with pytest.raises(
+        PrefoptError, match=r"test\.jsonl:1: id 'a' stands at .*train\.jsonl:1 already\n.*id of its own"
+    ):
         PreferencePairs(path=str(folder)).corpus()
 
 
@@ -226,7 +234,8 @@ def test_a_repeated_row_is_an_error_or_dropped_and_counted(write):
     with pytest.raises(PrefoptError, match=r"pairs\.jsonl:31: the same prompt, .* at .*pairs\.jsonl:4\n.*take the row"):
         PreferencePairs(path=str(path)).corpus()
     corpus = PreferencePairs(path=str(path), on_bad="drop").corpus()
-    assert corpus.counts["train/dropped_duplicate"] == 1 and len(corpus.train) + len(corpus.test) == 30
+    assert corpus.counts["train/dropped_duplicate"] == 1
+    assert len(corpus.train) + len(corpus.test) == 30
 
 
 def test_malformed_json_names_its_line_and_is_never_dropped(tmp_path):
@@ -342,7 +351,8 @@ def test_messages_survive_parquet_and_save_to_disk(tmp_path):
     datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "saved"))
     corpus = PreferencePairs(path=str(tmp_path / "saved")).corpus()
     assert [len(corpus.train), len(corpus.test)] == [30, 10]
-    assert corpus.train[0].prompt == [user("Hi 0")] and corpus.train[0].where.endswith("saved[train]:1")
+    assert corpus.train[0].prompt == [user("Hi 0")]
+    assert corpus.train[0].where.endswith("saved[train]:1")
     alike = PreferencePairs(path=str(tmp_path / "pairs.parquet")).corpus()
     assert {c.id for c in alike.train} | {c.id for c in alike.test} == {c.id for c in (*corpus.train, *corpus.test)}
 
@@ -459,4 +469,5 @@ def test_harmless_dialogues_load_whole_with_their_three_empty_responses_counted(
     assert all(str(c.prompt).endswith("\n\nAssistant:") for c in (*corpus.train, *corpus.test))
     loaded = data.load(tokenizer)
     assert [len(loaded.train.pairs), len(loaded.test.pairs)] == [1497, 400]
-    assert loaded.counts["train/used"] == 1497 and loaded.counts["test/used"] == 400
+    assert loaded.counts["train/used"] == 1497
+    assert loaded.counts["test/used"] == 400

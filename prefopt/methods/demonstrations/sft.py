@@ -1,11 +1,11 @@
 """Supervised fine-tuning: imitate demonstrations.
 
-    L = - sum over all response tokens of the batch of log pi(token) / number of those tokens
+L = - sum over all response tokens of the batch of log pi(token) / number of those tokens
 """
 
 from torch import Tensor
 
-from prefopt.batch import Demonstrations, Groups
+from prefopt.batch import Demonstrations
 from prefopt.methods.base import Method, Metrics
 
 
@@ -17,6 +17,3 @@ class SFT(Method):
     def loss(self, batch: Demonstrations) -> tuple[Tensor, Metrics]:
         logps = self.policy.logps(batch)[:, 0].sum(-1)
         return -logps / batch.mean_length, {"logps/demonstration": logps.detach()}
-
-    def score(self, groups: Groups) -> Tensor:
-        return self.policy.logps(groups).sum(-1)

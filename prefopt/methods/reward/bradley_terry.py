@@ -1,6 +1,6 @@
 """The Bradley-Terry reward model (Bradley and Terry, 1952; as in Ouyang et al., 2022, arXiv 2203.02155).
 
-    L = -log sigmoid( r(x, y_w) - r(x, y_l) )
+L = -log sigmoid( r(x, y_w) - r(x, y_l) )
 """
 
 import torch

@@ -3,6 +3,7 @@
 Nothing is trained. KL(best-of-n || policy) <= log N - (N - 1)/N.
 """
 
+import math
 from dataclasses import replace
 
 import torch
@@ -23,6 +24,11 @@ class BestOfN(Method):
     def __init__(self, *, samples: int = 16) -> None:
         super().__init__()
         self.samples = samples
+
+    @property
+    def kl_bound(self) -> float:
+        """Nats at most between its answers and the policy."""
+        return math.log(self.samples) - (self.samples - 1) / self.samples
 
     def collect(self, data: Table, round: int) -> None:
         return None

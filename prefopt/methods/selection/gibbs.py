@@ -1,6 +1,6 @@
 """The KL-optimal policy in closed form, by enumeration.
 
-    pi*(y | x) = ref(y | x) exp( r(x, y) / beta ) / Z(x)   maximises   E[ r ] - beta KL(pi || ref)
+pi*(y | x) = ref(y | x) exp( r(x, y) / beta ) / Z(x)   maximises   E[ r ] - beta KL(pi || ref)
 """
 
 import torch

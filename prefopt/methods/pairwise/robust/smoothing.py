@@ -1,6 +1,6 @@
 """Label smoothing, conservative DPO where the objective is DPO (Mitchell, 2023, a note on DPO with noisy preferences).
 
-    (1 - eps) L(+) + eps L(-)
+(1 - eps) L(+) + eps L(-)
 """
 
 from torch import Tensor
