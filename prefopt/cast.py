@@ -73,6 +73,6 @@ def cast(
     if "reward" in method.roles:
         parts["reward"] = model.reward(data, tokenizer, start) if "reward" in method.trains else scorer("reward")
     if "judge" in method.roles:
-        temperature = getattr(data.world, "temperature", 1.0)
+        temperature = 1.0 if data.world is None else data.world.temperature
         parts["judge"] = Judge(scorer("judge"), temperature=temperature, noise=noise, seed=seed, device=device)
     return parts

@@ -71,8 +71,8 @@ def plain(config: DictConfig) -> dict[str, Any]:
     if kind not in config.model.recipe:
         raise PrefoptError(
             f"model={config.choices.model} has no recipe for the {kind} family of method={config.choices.method}",
-            f"choose a method of {', '.join(config.model.recipe)}; or give +model.recipe.{kind}='{{lr: ..., rounds: ..., "
-            "batch_size: ...}'",
+            f"choose a method of {', '.join(config.model.recipe)}; or give "
+            f"+model.recipe.{kind}='{{lr: ..., rounds: ..., batch_size: ...}}'",
         )
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)

@@ -66,10 +66,12 @@ class Parts:
         self.dataset = made(settings["dataset"])
 
     def fingerprint(self) -> str:
-        contents = {"dataset": self.dataset.checksum()}
+        """What the run depends on: files by their content, and a recipe by what it was resolved to."""
+        settings = {k: v for k, v in self.settings.items() if k != "recipe"}
+        model = {k: v for k, v in settings["model"].items() if k not in STRUCTURE}
         if (weights := self.model.checksum()) != "":
-            contents["model"] = store.digest({**self.settings["model"], "path": weights})
-        return store.fingerprint(self.settings, contents)
+            model["path"] = weights
+        return store.fingerprint(settings, {"model": model, "dataset": self.dataset.checksum()})
 
 
 def made(node: Mapping[str, Any], **more: Any) -> Any:
@@ -80,7 +82,7 @@ def made(node: Mapping[str, Any], **more: Any) -> Any:
     try:
         return instantiate({k: v for k, v in node.items() if k not in STRUCTURE}, _convert_="all", **more)
     except Exception as error:
-        cause = error.__cause__ or error
+        cause: BaseException | None = error
         while cause is not None and not isinstance(cause, PrefoptError):
             cause = cause.__cause__
         if cause is not None:
@@ -121,7 +123,8 @@ def check(config: DictConfig, parts: Parts) -> None:
 
 def reads_labels(config: DictConfig) -> bool:
     """Whether the labels of training pairs, or of a judge, enter this run or one that it needs."""
-    if get_class(config.method._target_).eats is Pairs:
+    method: Any = get_class(config.method._target_)
+    if method.eats is Pairs:
         return True
     needs = [need for need in config.method.needs.values() if isinstance(need, DictConfig)]
     return any(need.get("noise") != "none" and reads_labels(needed(config, need)) for need in needs)
@@ -285,12 +288,12 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
     main = roles[method.trains[0]] if method.trains else roles.get("policy")
     objective = getattr(method, "objective", None)
     beta = getattr(method, "beta", None) or getattr(objective, "beta", None) or getattr(objective, "tau", None)
-    implied = objective is not None and objective.uses_reference
+    implied = objective.reward if objective is not None and objective.uses_reference else None
     theta = getattr(getattr(main, "f", None), "theta", None)
     return Subject(
         act=method.act if acts else None,
         score=method.score if type(method).score is not Method.score else None,
-        implied=objective.reward if implied else None,
+        implied=implied,
         policy=roles["policy"] if acts and type(method).act is Method.act else None,
         start=roles.get("start"),
         kl_bound=getattr(method, "kl_bound", None),
@@ -328,6 +331,8 @@ def record(parts: Parts, examination: Examination, tokenizer: Any, folder: Path)
     method = parts.method
     trained_role = method.trains[0] if method.trains else "policy"
     getattr(method, trained_role).export(folder / "policy")
+    if not examination.suite.figures:
+        return []
     drawn = figures.learning_curves(folder / EVENTS, folder / "figures")
     if examination.margins is not None and examination.flipped is not None:
         drawn += figures.margin_histogram(examination.margins, examination.flipped, folder / "figures")

@@ -1,6 +1,6 @@
 """The run store: a run is a pure function of its configuration, found again by its fingerprint.
 
-    <home>/<method>-<dataset>-<fingerprint>/   one run: config.yaml, status.json, checkpoints/, policy/, results.json ...
+    <home>/<method>-<dataset>-<fingerprint>/   one run: config.yaml, status.json, checkpoints/, policy/, results.json
     <home>/cache/<kind>-<key>/                 what many runs share: tokenised data, reference log-probs
 
 The home is `runs/` in the checkout, or PREFOPT_HOME.
@@ -36,8 +36,8 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def fingerprint(config: Mapping[str, Any], contents: Mapping[str, str]) -> str:
-    """The identity of a run: its resolved config, with `contents` (checksums by key) in the place of paths."""
+def fingerprint(config: Mapping[str, Any], contents: Mapping[str, Any]) -> str:
+    """The identity of a run: its resolved config, with `contents` in the place of what it names by path."""
     kept = {k: v for k, v in config.items() if k not in CANNOT_CHANGE_THE_OUTCOME}
     return digest({"format": FORMAT, **kept, **contents})[:12]
 
@@ -124,7 +124,7 @@ def held(lock: Path, when_taken: Callable[[], None]) -> Iterator[None]:
 
 def cached(kind: str, key: Any, make: Callable[[Path], None]) -> Path:
     """The folder that `make` fills, made once for all processes, by the hash of `key`."""
-    folder = home() / "cache" / f"{kind}-{digest(key)[:16]}"
+    folder = home() / "cache" / f"{kind}-{digest([FORMAT, key])[:16]}"
     if folder.exists():
         return folder
     with held(folder.with_suffix(".lock"), lambda: None):

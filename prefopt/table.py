@@ -20,7 +20,7 @@ class Ragged:
     offsets: np.ndarray
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]]) -> "Ragged":
+    def of(cls, rows: Sequence[Sequence[int] | np.ndarray]) -> "Ragged":
         lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
         values = (
             np.concatenate([np.asarray(row, dtype=np.int32) for row in rows]) if len(rows) else np.zeros(0, np.int32)

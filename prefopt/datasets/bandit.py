@@ -1,5 +1,6 @@
 """Contexts x responses with log-linear rewards: a world in which every answer is known by enumeration."""
 
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -72,23 +73,24 @@ class Bandit:
         if temperature <= 0:
             raise PrefoptError(f"dataset.temperature={temperature} is not a temperature", "give a positive number")
         self.pairs, self.test_pairs, self.annotators = pairs, test_pairs, annotators
-        self.world_of = {
-            "contexts": contexts,
-            "responses": responses,
-            "dimension": dimension,
-            "scale": scale,
-            "temperature": temperature,
-            "seed": seed,
-        }
         self.temperature, self.seed = temperature, seed
+        self.make = partial(
+            BanditWorld,
+            contexts=contexts,
+            responses=responses,
+            dimension=dimension,
+            scale=scale,
+            temperature=temperature,
+            seed=seed,
+        )
 
     def load(self, tokenizer: None = None) -> Data:
-        world = BanditWorld(**self.world_of)
+        world = self.make()
         train, test = (self._split(world, name, size) for name, size in self._sizes())
         return Data(train, test, world=world, counts={f"{k}/used": n for k, n in self._sizes()})
 
     def checksum(self) -> str:
-        return digest([*self._sizes(), self.annotators, self.world_of])
+        return digest([*self._sizes(), self.annotators, self.make.keywords])
 
     def _sizes(self) -> tuple[tuple[str, int], tuple[str, int]]:
         return ("train", self.pairs), ("test", self.test_pairs)

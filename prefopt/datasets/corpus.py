@@ -36,7 +36,8 @@ class Corpus:
     """Both splits of a dataset as text.
 
     demonstrations: (prompt, response) to imitate. gold: the world's reward of a (prompt, response), where there is
-    one. counts: what was read and dropped so far, by reason.
+    one. counts: what was read and dropped so far, by reason. temperature: of the world's labels, in units of its
+    reward.
     """
 
     train: Sequence[Comparison]
@@ -44,6 +45,7 @@ class Corpus:
     demonstrations: Sequence[tuple[Text, Text]]
     gold: Callable[[str, str], float] | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
+    temperature: float = 1.0
 
 
 def order(id: str) -> int:

@@ -1,7 +1,9 @@
 """What a dataset gives to a run: tables to learn from, and, apart from them, the truth to measure with."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +15,11 @@ from prefopt.table import Table
 
 class World(Protocol):
     """A world whose reward is known exactly."""
+
+    @property
+    def temperature(self) -> float:
+        """Of its labels, in units of the reward."""
+        ...
 
     def reward(self, groups: Groups) -> Tensor:
         """[B, n] gold reward of each response."""
@@ -62,3 +69,29 @@ class Data:
     counts: Mapping[str, int] = field(default_factory=dict)
     max_prompt_length: int = 1
     max_response_length: int = 1
+
+    def save(self, folder: Path) -> None:
+        """Write all but the world."""
+        for name, split in (("train", self.train), ("test", self.test)):
+            split.pairs.save(folder / name)
+            for fact, values in vars(split.truth).items():
+                np.save(folder / f"{name}.{fact}.npy", values, allow_pickle=False)
+        if self.demonstrations is not None:
+            self.demonstrations.save(folder / "demonstrations")
+        facts = (dict(self.counts), self.max_prompt_length, self.max_response_length)
+        (folder / "data.json").write_text(json.dumps(facts))
+
+    @classmethod
+    def load(cls, folder: Path, world: World | None) -> "Data":
+        """What `save` wrote, memory-mapped, in this world."""
+        counts, max_prompt_length, max_response_length = json.loads((folder / "data.json").read_text())
+        train, test = (
+            Split(
+                Table.load(folder / name),
+                Truth(**{fact.name: np.load(folder / f"{name}.{fact.name}.npy") for fact in fields(Truth)}),
+            )
+            for name in ("train", "test")
+        )
+        shown = folder / "demonstrations"
+        demonstrations = Table.load(shown) if shown.exists() else None
+        return cls(train, test, demonstrations, world, counts, max_prompt_length, max_response_length)

@@ -108,7 +108,7 @@ class Encoder:
                 f"no example is left in {split}: read {counts[f'{split}/read']}, dropped {dropped or 'none'}",
                 "give more rows, mend them, or raise dataset.max_prompt_length and dataset.max_response_length",
             )
-        return Encoded(np.array(rows), Ragged.of(prompts), Ragged.of(responses))  # type: ignore[arg-type]
+        return Encoded(np.array(rows), Ragged.of(prompts), Ragged.of(responses))
 
     def _learn(self, pieces: Iterable[Piece]) -> None:
         batches = []

@@ -111,6 +111,7 @@ class Reviews(TextDataset):
             test=[self._comparison(f"reviews-test-{i:06d}", test) for i in range(self.sizes["test_pairs"])],
             demonstrations=[self._demonstration(i, train) for i in range(self.sizes["demonstrations"])],
             gold=partial(gold, length_weight=self.length_weight),
+            temperature=self.temperature,
         )
 
     def _comparison(self, id: str, openings: Sequence[tuple[str, str]]) -> Comparison:

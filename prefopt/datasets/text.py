@@ -3,6 +3,8 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from prefopt.batch import Demonstrations, Groups, Pairs, Prompts
@@ -11,7 +13,9 @@ from prefopt.datasets.data import Data
 from prefopt.datasets.dialogue import plain
 from prefopt.datasets.encode import Truncation
 from prefopt.datasets.rows import OnBad
+from prefopt.datasets.text_world import TextWorld
 from prefopt.datasets.tokenise import tokenise
+from prefopt.store import cached, digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -38,28 +42,44 @@ class TextDataset(ABC):
 
     def texts(self) -> list[str]:
         """All prompts and responses of the training split, to train a tokenizer on; nothing of the test split."""
-        train = self.corpus().train
+        train = self._corpus.train
         return [plain(text) for row in train for text in (row.prompt, *row.responses)]
 
     def load(self, tokenizer: "PreTrainedTokenizerFast") -> Data:
-        """The corpus as tokens. Raises PrefoptError."""
-        return tokenise(
-            self.corpus(),
-            tokenizer,
-            max_prompt_length=self.max_prompt_length,
-            max_response_length=self.max_response_length,
-            prompt_truncation=self.prompt_truncation,
-            on_bad=self.on_bad,
-        )
+        """The corpus as tokens, made once for each tokenizer. Raises PrefoptError."""
+
+        def make(folder: Path) -> None:
+            tokenise(
+                self._corpus,
+                tokenizer,
+                max_prompt_length=self.max_prompt_length,
+                max_response_length=self.max_response_length,
+                prompt_truncation=self.prompt_truncation,
+                on_bad=self.on_bad,
+            ).save(folder)
+
+        folder = cached("data", {"data": self.checksum(), "tokenizer": _identity(tokenizer)}, make)
+        corpus = self._corpus
+        world = None if corpus.gold is None else TextWorld(corpus.gold, tokenizer, corpus.temperature)
+        return Data.load(folder, world)
+
+    @cached_property
+    def _corpus(self) -> Corpus:
+        return self.corpus()
 
     def checksum(self) -> str:
         """Hash of what `load` makes tokens of, and how: the same for the same content wherever and however it lies."""
-        corpus = self.corpus()
+        corpus = self._corpus
         rules = (self.max_prompt_length, self.max_response_length, self.prompt_truncation, self.on_bad)
-        digest = hashlib.sha256(json.dumps(rules).encode())
+        hashed = hashlib.sha256(json.dumps(rules).encode())
         for name, split in (("train", corpus.train), ("test", corpus.test)):
-            digest.update(name.encode())
+            hashed.update(name.encode())
             for row in split:
-                digest.update(json.dumps(vars(row) | {"where": None}).encode())
-        digest.update(json.dumps(list(corpus.demonstrations)).encode())
-        return digest.hexdigest()
+                hashed.update(json.dumps(vars(row) | {"where": None}).encode())
+        hashed.update(json.dumps(list(corpus.demonstrations)).encode())
+        return hashed.hexdigest()
+
+
+def _identity(tokenizer: "PreTrainedTokenizerFast") -> str:
+    backend = tokenizer.backend_tokenizer.to_str()
+    return digest([backend, tokenizer.special_tokens_map, tokenizer.chat_template])

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextWorld:
-    """gold: the reward of a (prompt, response), both text."""
+    """gold: the reward of a (prompt, response), both text. temperature: of the labels, in units of the reward."""
 
     gold: Callable[[str, str], float]
     tokenizer: "PreTrainedTokenizerFast"
+    temperature: float = 1.0
 
     def reward(self, groups: Groups) -> Tensor:
         """[B, n] gold reward of each response, special tokens aside."""

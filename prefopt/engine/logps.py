@@ -1,7 +1,9 @@
 """The one place where log-probs are computed."""
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prefopt.batch import Groups
 
@@ -19,7 +21,7 @@ def rows_of(groups: Groups) -> tuple[Tensor, Tensor]:
     return rows[..., : int((prompt_length[..., 0] + groups.length).max())], where
 
 
-def token_logps(model: nn.Module, groups: Groups) -> Tensor:
+def token_logps(model: Any, groups: Groups) -> Tensor:
     """log pi(token | prompt, response so far) in nats: [B, n, T] in fp32, zero outside the response.
 
     model: a transformers causal LM. Rows are padded at the right, so that under causal attention no real token sees
@@ -35,13 +37,13 @@ def token_logps(model: nn.Module, groups: Groups) -> Tensor:
     return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, logps)
 
 
-def backbone(model: nn.Module) -> nn.Module:
+def backbone(model: Any) -> Any:
     """The transformer below the language-model head, with whatever adapters were put into it."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return inner.base_model
 
 
-def head(model: nn.Module, states: Tensor) -> Tensor:
+def head(model: Any, states: Tensor) -> Tensor:
     """[M, d] hidden states to [M, V] logits in fp32."""
     logits = model.get_output_embeddings()(states).float()
     cap = getattr(model.config, "final_logit_softcapping", None)

@@ -40,9 +40,7 @@ def logps(table: Table, policy: Any, batch_size: int, device: Any) -> np.ndarray
 def checksum(model: nn.Module) -> str:
     """Hash of all weights and buffers."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in {**model.state_dict(), **dict(model.named_buffers())}.items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    for name, tensor in model.named_buffers():
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

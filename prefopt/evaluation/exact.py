@@ -13,7 +13,8 @@ def enumerated(world: Any, policy: Tensor, *, beta: float) -> Figures:
     """gold/reward, gold/win_rate over the reference (ties count half), gold/kl and regret of a policy, given as
     [contexts, responses] log-probs in nats.
 
-        regret = J(pi*) - J(pi),   J(pi) = E[r] - beta KL(pi || ref),   pi* = ref exp(r / beta) / Z,   J(pi*) = beta E[log Z]
+        regret = J(pi*) - J(pi),   J(pi) = E[r] - beta KL(pi || ref)
+        pi* = ref exp(r / beta) / Z,   J(pi*) = beta E[log Z]
     """
     p, r, ref = policy.exp(), world.rewards, world.reference
     reward = (p * r).sum(-1).mean()

@@ -17,11 +17,15 @@ Score = Callable[[Groups], Tensor]
 class Subject:
     """One run under evaluation.
 
-    act: its answers, None for what answers nothing (a reward model). score: its reward [B, n], None where it implies
-    none. implied: the same from log-probs [B, n, T], reference log-probs and lengths that are already there. policy: the law that `act` follows, None where it follows none that can be written down. start: the frozen
-    policy that it started from. kl_bound: nats that its answers are at most away from `start`, where theory says so.
-    beta: reward a nat, where the method has one. theta: [d] parameters of a log-linear model, whose implied reward is
-    `theta_scale` <theta, phi>. device: where batches go.
+    act: its answers, None for what answers nothing (a reward model).
+    score: its reward [B, n], None where it implies none.
+    implied: the same reward from log-probs [B, n, T], reference log-probs and lengths [B, n] that are there already.
+    policy: the law that `act` follows, None where it follows none that can be written down.
+    start: the frozen policy that it started from.
+    kl_bound: nats that its answers are at most away from `start`, where theory says so.
+    beta: reward a nat, where the method has one.
+    theta: [d] parameters of a log-linear model, whose implied reward is `theta_scale` <theta, phi>.
+    device: where batches go.
     """
 
     act: Act | None

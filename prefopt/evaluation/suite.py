@@ -23,7 +23,7 @@ NOISE_ROWS = 2000
 class Suite:
     """conf/evaluation: times: evaluations of a run, the last one after it. prompts: answered afresh at each. pairs:
     held-out and training pairs at most that are measured; all of them after training. batch_size: pairs a forward
-    pass. seed: of the answers. rater_share: assumed share of raters behind a label, for the alignment gap.
+    pass. seed: of the answers. figures: draw them, for people. rater_share: assumed share of raters behind a label, for the alignment gap.
     """
 
     times: int = 4
@@ -31,6 +31,7 @@ class Suite:
     pairs: int = 200
     batch_size: int = 64
     seed: int = 0
+    figures: bool = True
     rater_share: float = 0.75
 
     def __post_init__(self) -> None:

@@ -37,7 +37,7 @@ def steps_of(method: Method, data: Table, *, rounds: int, batch_size: int) -> in
 
 
 def schedule(steps: int, *, warmup: float, decay: str) -> Callable[[int], float]:
-    """The factor on the learning rate at a step: a linear rise over the share `warmup`, then constant or a fall to 0."""
+    """The factor on the learning rate at a step: a linear rise over the share `warmup`, then level or a fall to 0."""
     if decay not in ("constant", "linear", "cosine"):
         raise PrefoptError(f"decay={decay} is not a schedule", "choose constant, linear or cosine")
     rise = warmup * steps

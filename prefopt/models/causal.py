@@ -16,6 +16,8 @@ from prefopt.errors import PrefoptError
 class CausalPolicy(nn.Module):
     """A transformers causal LM, with or without adapters."""
 
+    model: Any
+
     def __init__(self, model: Any, tokenizer: Any, *, max_response_length: int) -> None:
         super().__init__()
         self.model = without_dropout(model)
@@ -48,13 +50,15 @@ class CausalPolicy(nn.Module):
 class RewardModel(nn.Module):
     """A transformers sequence classifier with one label, read at the last token of prompt and response."""
 
+    model: Any
+
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
         self.model = without_dropout(model)
         self.tokenizer = tokenizer
 
     def score(self, groups: Groups) -> Tensor:
-        rows, where = rows_of(groups)
+        rows, _ = rows_of(groups)
         hidden = backbone(self.model)(input_ids=rows.flatten(0, 1), use_cache=False).last_hidden_state
         last = (groups.prompt_length[:, None] + groups.length - 1).flatten()
         inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
@@ -97,7 +101,7 @@ def without_dropout(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010
     return model
 
 

@@ -19,6 +19,8 @@ Parameters = Callable[[Any], nn.Module]
 class Linear(nn.Module):
     """<theta, phi(x, y)> with theta [d], zero at the start."""
 
+    features: Tensor
+
     def __init__(self, world: Any) -> None:
         super().__init__()
         self.theta = nn.Parameter(torch.zeros(world.features.shape[-1], dtype=torch.float64))

@@ -5,7 +5,7 @@
     k3_it  = exp(ref - logp) - (ref - logp) - 1
     L      = mean_i sum_t (l_it + beta k3_it) / |o_i|
 
-pi_old is the policy that sampled, at temperature 1; every round samples anew and passes over its samples `passes` times.
+pi_old is the policy that sampled, at temperature 1; every round samples anew and goes `passes` times over its samples.
 """
 
 import torch

@@ -1,0 +1,121 @@
+"""The kinds of statistic that a claim is made of: numbers from a table of cells, paired by seed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One finished run of a claim: its arm, seed, place on the grid, and figures."""
+
+    arm: str
+    seed: int
+    at: dict[str, Any]
+    figures: dict[str, float]
+
+
+Statistic = Callable[[Sequence[Cell]], float]
+
+
+def slope(*, arm: str, figure: str, against: str, transform: str = "log") -> Statistic:
+    """Slope of log mean `figure` over the log of a grid key, over the seeds' means; `transform` is log, or
+    log 1/(1-2e) for a flip rate."""
+
+    def of(cells: Sequence[Cell]) -> float:
+        xs = sorted({cell.at[against] for cell in cells if cell.arm == arm and against in cell.at})
+        means = [np.mean([c.figures[figure] for c in cells if c.arm == arm and c.at.get(against) == x]) for x in xs]
+        scale = {"log": np.log, "correction": lambda e: -np.log(1 - 2 * e)}[transform]
+        return float(np.polyfit(scale(np.array(xs, dtype=float)), np.log(means), 1)[0])
+
+    return of
+
+
+def spread(*, arm: str, figure: str, against: str) -> Statistic:
+    """Largest relative distance of mean `figure` * (1 - 2e) from its mean over a grid of flip rates e."""
+
+    def of(cells: Sequence[Cell]) -> float:
+        rates = sorted({cell.at[against] for cell in cells if cell.arm == arm})
+        scaled = [
+            np.mean([c.figures[figure] for c in cells if c.arm == arm and c.at[against] == e]) * (1 - 2 * e)
+            for e in rates
+        ]
+        return float(np.abs(np.array(scaled) / np.mean(scaled) - 1).max())
+
+    return of
+
+
+def squared_ratio(*, arm: str, figure: str, expected: str, pick: str) -> Statistic:
+    """Over a grid, the `pick` (min or max) of mean `figure`^2 / mean `expected`^2."""
+
+    def of(cells: Sequence[Cell]) -> float:
+        places = {tuple(cell.at.items()) for cell in cells if cell.arm == arm}
+        ratios = []
+        for place in places:
+            here = [c.figures for c in cells if c.arm == arm and tuple(c.at.items()) == place]
+            ratios.append(np.mean([f[figure] ** 2 for f in here]) / np.mean([f[expected] ** 2 for f in here]))
+        return float({"min": min, "max": max}[pick](ratios))
+
+    return of
+
+
+def smallest_gap(*, figure: str, better: str, worse: str) -> Statistic:
+    """The least paired difference `better` - `worse` over seeds: above 0 where the order holds in every one."""
+
+    def of(cells: Sequence[Cell]) -> float:
+        value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells}
+        return min(value[better, seed] - value[worse, seed] for arm, seed in value if arm == better)
+
+    return of
+
+
+def mean_gap(*, figure: str, better: str, worse: str) -> Statistic:
+    """The mean paired difference `better` - `worse` over seeds."""
+
+    def of(cells: Sequence[Cell]) -> float:
+        value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells}
+        return float(np.mean([value[better, seed] - value[worse, seed] for arm, seed in value if arm == better]))
+
+    return of
+
+
+def recovery(*, figure: str, arm: str, clean: str, start: str) -> Statistic:
+    """(arm - start) / (clean - start) of the seeds' means: how much of the clean gain is there under noise."""
+
+    def of(cells: Sequence[Cell]) -> float:
+        gain = {a: np.mean([c.figures[figure] - c.figures[start] for c in cells if c.arm == a]) for a in (arm, clean)}
+        return float(gain[arm] / gain[clean])
+
+    return of
+
+
+def recovery_ratio(*, figure: str, better: str, worse: str, start: str) -> Statistic:
+    """The least over seeds of (better - start) / (worse - start): how many times as much is recovered."""
+
+    def of(cells: Sequence[Cell]) -> float:
+        gain = {(c.arm, c.seed): c.figures[figure] - c.figures[start] for c in cells}
+        return min(gain[better, seed] / max(gain[worse, seed], 1e-9) for arm, seed in gain if arm == better)
+
+    return of
+
+
+def interval(statistic: Statistic, cells: Sequence[Cell], level: float = 0.9) -> tuple[float, float]:
+    """A bootstrap interval of the statistic: seeds are drawn again, all cells of a seed together."""
+    seeds = sorted({cell.seed for cell in cells})
+    by_seed = {seed: [cell for cell in cells if cell.seed == seed] for seed in seeds}
+    draws = np.random.default_rng(0)
+    values = []
+    for _ in range(RESAMPLES if len(seeds) > 1 else 0):
+        drawn = draws.choice(len(seeds), size=len(seeds))
+        again = [
+            Cell(cell.arm, place, cell.at, cell.figures) for place, k in enumerate(drawn) for cell in by_seed[seeds[k]]
+        ]
+        values.append(statistic(again))
+    if not values:
+        return float("nan"), float("nan")
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
