@@ -35,7 +35,7 @@ ui: setup ## MLflow's interface, on this machine only
 	$(BIN)/python -m prefopt.tracking.ui $(ARGS)
 
 bench: setup ## what a user waits for
-	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python tests/bench/startup.py
 
 clean: ## the virtual environment and caches; runs/ stays
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

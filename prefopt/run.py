@@ -49,7 +49,9 @@ def run(config: DictConfig, *, wait: bool = False) -> store.Run:
     stored = store.run(config.choices.method, config.choices.dataset, parts.fingerprint())
     stored.folder.mkdir(parents=True, exist_ok=True)
     with stored.claimed(say if wait else None):
-        if not stored.done:
+        if stored.done:
+            say(f"[dim]{stored.name} is done already")
+        else:
             _carried_out(config, settings, parts, stored)
     return stored
 

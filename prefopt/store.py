@@ -9,6 +9,7 @@ The home is `runs/` in the checkout, or PREFOPT_HOME.
 import hashlib
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -74,9 +75,9 @@ class Run:
         return self.status()["state"] == "done"
 
     def mark(self, state: str, **facts: Any) -> None:
-        """Record `state` (running, interrupted, failed, done) and keep what was recorded before."""
+        """Record `state` (running, interrupted, failed, done), who says so, and `facts`."""
         now = {"state": state, "pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
-        replace_text(self.folder / "status.json", json.dumps(self.status() | now | facts, indent=2))
+        replace_text(self.folder / "status.json", json.dumps(now | facts, indent=2))
 
     @contextmanager
     def claimed(self, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
@@ -129,8 +130,9 @@ def cached(kind: str, key: Any, make: Callable[[Path], None]) -> Path:
         return folder
     with held(folder.with_suffix(".lock"), lambda: None):
         if not folder.exists():
-            beside = folder.with_suffix(f".{os.getpid()}.part")
-            beside.mkdir(parents=True, exist_ok=True)
+            beside = folder.with_suffix(".part")
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir()
             make(beside)
             (beside / "key.json").write_text(json.dumps(key, indent=2, default=str))
             beside.rename(folder)

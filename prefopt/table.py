@@ -92,8 +92,8 @@ class Table:
             digest.update(np.ascontiguousarray(ragged.values).tobytes())
         return digest.hexdigest()
 
-    def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that it holds, by name."""
         arrays = {
             "ids": self.ids,
             "prompt.values": self.prompt.values,
@@ -103,6 +103,11 @@ class Table:
         }
         for part in ("columns", "aligned", "known"):
             arrays |= {f"{part}.{name}": values for name, values in getattr(self, part).items()}
+        return arrays
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = self.arrays()
         for name, values in arrays.items():
             np.save(folder / f"{name}.npy", values, allow_pickle=False)
         (folder / "table.json").write_text(json.dumps({"kind": self.kind.__name__, "arrays": sorted(arrays)}))
@@ -110,17 +115,22 @@ class Table:
     @classmethod
     def load(cls, folder: Path) -> "Table":
         """The table stored in `folder`, memory-mapped."""
-        import prefopt.batch
-
         header = json.loads((folder / "table.json").read_text())
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in header["arrays"]}
+        return cls.of_arrays(header["kind"], arrays)
+
+    @classmethod
+    def of_arrays(cls, kind: str, arrays: Mapping[str, np.ndarray]) -> "Table":
+        """The table whose `arrays` these are; `kind` is the name of its batches' class."""
+        import prefopt.batch
+
         parts: dict[str, dict[str, np.ndarray]] = {"columns": {}, "aligned": {}, "known": {}}
         for name, values in arrays.items():
             part, _, key = name.partition(".")
             if part in parts:
                 parts[part][key] = values
         return cls(
-            kind=getattr(prefopt.batch, header["kind"]),
+            kind=getattr(prefopt.batch, kind),
             ids=arrays["ids"],
             prompt=Ragged(arrays["prompt.values"], arrays["prompt.offsets"]),
             response=Ragged(arrays["response.values"], arrays["response.offsets"]),

@@ -12,6 +12,11 @@ silence()
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_test_writes_to_the_checkout(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["PREFOPT_HOME"] = str(tmp_path_factory.mktemp("home"))
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fresh PREFOPT_HOME."""

@@ -83,6 +83,15 @@ def mean_gap(*, figure: str, better: str, worse: str) -> Statistic:
     return of
 
 
+def mean(*, figure: str, arm: str) -> Statistic:
+    """The mean of a figure over seeds."""
+
+    def of(cells: Sequence[Cell]) -> float:
+        return float(np.mean([cell.figures[figure] for cell in cells if cell.arm == arm]))
+
+    return of
+
+
 def recovery(*, figure: str, arm: str, clean: str, start: str) -> Statistic:
     """(arm - start) / (clean - start) of the seeds' means: how much of the clean gain is there under noise."""
 

@@ -17,7 +17,7 @@ class Loader:
 
     def __init__(self, table: Table, *, batch_size: int, seed: int, round: int, passes: int = 1) -> None:
         self.table = table
-        parts = max(1, round_half_up(len(table) / batch_size))
+        parts = batches(len(table), batch_size)
         shuffles = np.random.default_rng([seed, round]).permuted(np.tile(np.arange(len(table)), (passes, 1)), axis=1)
         self.plan = [rows for shuffle in shuffles for rows in np.array_split(shuffle, parts)]
         self.given = 0
@@ -40,8 +40,9 @@ class Loader:
         self._start = state["given"]
 
 
-def round_half_up(value: float) -> int:
-    return int(value + 0.5)
+def batches(examples: int, batch_size: int) -> int:
+    """How many batches of about `batch_size` one pass over the examples has."""
+    return max(1, int(examples / batch_size + 0.5))
 
 
 def sequential(table: Table, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Groups]:

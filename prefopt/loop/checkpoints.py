@@ -1,9 +1,12 @@
 """Checkpoints that are whole or not there, and the newest one that can be read."""
 
+import hashlib
+import io
+import mmap
+import pickle
 import time
-import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import lightning.pytorch as L
 import torch
@@ -16,6 +19,10 @@ from prefopt.loop.stop import Stop
 from prefopt.progress import say
 
 
+DIGEST = hashlib.sha256().digest_size
+"""Bytes at the end of a checkpoint: the checksum of those before."""
+
+
 class WholeFiles(CheckpointIO):
     """Writes beside, syncs, keeps the checkpoint before as `previous.ckpt`, renames; reads tensors and plain containers."""
 
@@ -23,10 +30,13 @@ class WholeFiles(CheckpointIO):
         path = Path(path)
         fresh = path.with_name("new.ckpt")
         try:
-            replace_file(fresh, lambda file: torch.save(checkpoint, file))
-        except OSError as error:
+            replace_file(fresh, lambda file: write(checkpoint, file))
+        except (OSError, RuntimeError) as error:
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):  # torch.save hides an OSError behind its own complaint
+                raise
             raise PrefoptError(
-                f"the checkpoint {path} could not be written: {error.strerror or error}",
+                f"the checkpoint {path} could not be written: {cause.strerror}",
                 "free some space; the same command then goes on from the checkpoint before",
             ) from error
         if path.exists():
@@ -34,20 +44,43 @@ class WholeFiles(CheckpointIO):
         fresh.replace(path)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise PrefoptError(
+                f"the checkpoint {path} holds more than tensors and plain containers, and is not opened: "
+                "to open it could run any code",
+                f"delete it if it is not yours, and start anew by deleting {Path(path).parent.parent}",
+            ) from error
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
 
 
+def write(checkpoint: dict[str, Any], file: IO[bytes]) -> None:
+    """What torch writes, and its checksum, which torch passes over when it reads."""
+    digest = hashlib.sha256()
+
+    class Digested(io.RawIOBase):
+        def write(self, data: Any) -> int:
+            digest.update(data)
+            return file.write(data)
+
+    torch.save(checkpoint, Digested())
+    file.write(digest.digest())
+
+
 def newest_sound(folder: Path) -> Path | None:
     """The newest checkpoint in `folder` whose every byte is there; None where there is none at all.
 
-    Raises PrefoptError where there are checkpoints but none is sound.
+    Damaged ones before it are deleted, lest they take the place of a sound one. Raises PrefoptError where there are
+    checkpoints but none is sound.
     """
     found = [folder / name for name in ("new.ckpt", "last.ckpt", "previous.ckpt") if (folder / name).exists()]
-    for path in found:
+    for i, path in enumerate(found):
         if sound(path):
+            for damaged in found[:i]:
+                damaged.unlink()
             return path
         say(f"[yellow]{path} is damaged; trying the one before")
     if found:
@@ -56,12 +89,11 @@ def newest_sound(folder: Path) -> Path | None:
 
 
 def sound(path: Path) -> bool:
-    """Whether the checkpoint's archive is complete and its checksums hold."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, EOFError, OSError):
+    """Whether the file ends with the checksum of all that is before."""
+    if path.stat().st_size <= DIGEST:
         return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return hashlib.sha256(memoryview(content)[:-DIGEST]).digest() == content[-DIGEST:]
 
 
 class Checkpoints(Checkpoint):

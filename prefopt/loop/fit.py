@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
+from prefopt.engine.loader import batches
 from prefopt.errors import PrefoptError
 from prefopt.loop.checkpoints import Checkpoints, WholeFiles, newest_sound
 from prefopt.loop.record import Bar, Evaluate, Record
@@ -33,7 +34,7 @@ def device_of(accelerator: str) -> torch.device:
 def steps_of(method: Method, data: Table, *, rounds: int, batch_size: int) -> int:
     """Optimiser steps of the whole run."""
     examples = method.per_round or len(data)
-    return rounds * method.passes * max(1, int(examples / batch_size + 0.5))
+    return rounds * method.passes * batches(examples, batch_size)
 
 
 def schedule(steps: int, *, warmup: float, decay: str) -> Callable[[int], float]:
@@ -85,10 +86,10 @@ def fit(
     ]
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), stop:
         warnings.filterwarnings("ignore", module="lightning")
         loop = L.Trainer(
-            accelerator=trainer["accelerator"],
+            accelerator=device_of(trainer["accelerator"]).type,
             devices=trainer["devices"],
             precision=trainer["precision"],
             max_epochs=rounds,
@@ -101,5 +102,5 @@ def fit(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-        source = Rounds(method, data, batch_size=batch_size, seed=seed, folder=folder / "rounds")
+        source = Rounds(method, data, batch_size=batch_size, seed=seed)
         loop.fit(method, datamodule=source, ckpt_path=checkpoint)

@@ -35,26 +35,27 @@ class Record(L.Callback):
 
     def flush(self, trainer: L.Trainer, method: Method) -> None:
         self.check(trainer, method)
-        means = method.meter.read()
-        if means:
+        if means := method.meter.read():
             means["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
             self.events.write(trainer.global_step, means)
 
     def check(self, trainer: L.Trainer, method: Method) -> None:
-        """Raise Diverged, after saving the batch that did it, where a loss since the last reading is not finite."""
-        losses = method.meter.losses()
-        bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+        """Raise Diverged, after saving the batch that did it, where a loss or gradient since the last reading is not
+        finite."""
+        steps = method.meter.steps()
+        bad = next((i for i, step in enumerate(steps) if not all(map(math.isfinite, step))), None)
         if bad is None:
             return
-        step = trainer.global_step - len(losses) + bad + 1
+        loss, norm = steps[bad]
         rounds: Any = trainer.datamodule
         assert isinstance(rounds, Rounds)
         loader = rounds.loader
-        batch = loader.table.batch(loader.plan[loader.given - len(losses) + bad])
+        batch = loader.table.batch(loader.plan[loader.given - len(steps) + bad])
         path = self.folder / "bad_batch.safetensors"
         save_file({k: v.contiguous() for k, v in vars(batch).items() if isinstance(v, Tensor)}, path)
+        what = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
         raise Diverged(
-            f"the loss is {losses[bad]} at step {step}; the batch that did it is {path} "
+            f"{what} at step {trainer.global_step - len(steps) + bad + 1}; the batch that did it is {path} "
             f"(examples {', '.join(map(str, loader.table.ids[batch.index.numpy()][:4]))} ...)",
             "lower optimizer.lr or clip, or look at these examples; the last good checkpoint is kept",
         )

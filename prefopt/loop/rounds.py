@@ -1,9 +1,10 @@
 """Rounds as Lightning sees them: every epoch asks the method for what it trains on."""
 
-import shutil
-from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
+import torch
 
 from prefopt.engine.loader import Loader
 from prefopt.methods.base import Method
@@ -11,34 +12,48 @@ from prefopt.table import Table
 
 
 class Rounds(L.LightningDataModule):
-    """Gives round k's loader; own samples are stored before they are used, so that a resumed round goes on with them."""
+    """Gives round k's loader, and has the method collect exactly once a round.
 
-    def __init__(self, method: Method, data: Table, *, batch_size: int, seed: int, folder: Path) -> None:
+    What a round trains on travels in its checkpoints where it is not the given data: sampled anew by the policy as it
+    is in the middle of the round, it would be something else.
+    """
+
+    def __init__(self, method: Method, data: Table, *, batch_size: int, seed: int) -> None:
         super().__init__()
-        self.method, self.data, self.batch_size, self.seed, self.folder = method, data, batch_size, seed, folder
+        self.method, self.data, self.batch_size, self.seed = method, data, batch_size, seed
+        self.round, self.table = -1, data
 
     def train_dataloader(self) -> Loader:
-        assert self.trainer is not None
-        round = self.trainer.current_epoch
-        self.loader = Loader(
-            self.collected(round), batch_size=self.batch_size, seed=self.seed, round=round, passes=self.method.passes
-        )
+        # Lightning asks twice where it takes up a run at the end of a round, before and after it has counted that
+        # round, and asks even when no round is left. `processed` is right each time, `current_epoch` is not.
+        assert self.trainer is not None and self.trainer.max_epochs is not None
+        round = self.trainer.fit_loop.epoch_progress.current.processed
+        if self.round != round < self.trainer.max_epochs:
+            table = self.method.collect(self.data, round)
+            assert table is not None
+            self.round, self.table = round, table
+        passes = self.method.passes
+        self.loader = Loader(self.table, batch_size=self.batch_size, seed=self.seed, round=round, passes=passes)
         return self.loader
 
-    def collected(self, round: int) -> Table:
-        """What round `round` trains on."""
-        if self.method.per_round is None:
-            table = self.method.collect(self.data, round)
-            assert table is not None
-            return table
-        assert self.trainer is not None
-        stored = self.folder / f"{round:05d}"
-        if not (self.trainer.fit_loop.restarting and stored.exists()):
-            table = self.method.collect(self.data, round)
-            assert table is not None
-            beside = stored.with_suffix(".part")
-            table.save(beside)
-            shutil.rmtree(stored, ignore_errors=True)
-            beside.rename(stored)
-            shutil.rmtree(self.folder / f"{round - 2:05d}", ignore_errors=True)
-        return Table.load(stored)
+    def state_dict(self) -> dict[str, Any]:
+        over = self.loader.given == len(self.loader)
+        return {"round": self.round, "table": None if over or self.table is self.data else packed(self.table)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.round = state_dict["round"]
+        self.table = self.data if state_dict["table"] is None else unpacked(state_dict["table"])
+
+
+def packed(table: Table) -> dict[str, Any]:
+    """The table as tensors and plain lists, which a checkpoint may hold."""
+    arrays = {
+        name: values.tolist() if values.dtype.kind in "OU" else torch.from_numpy(np.array(values))
+        for name, values in table.arrays().items()
+    }
+    return {"kind": table.kind.__name__, "arrays": arrays}
+
+
+def unpacked(state: dict[str, Any]) -> Table:
+    """The table that was `packed`."""
+    return Table.of_arrays(state["kind"], {name: np.asarray(values) for name, values in state["arrays"].items()})

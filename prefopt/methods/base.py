@@ -105,6 +105,7 @@ class Method(L.LightningModule):
 
     def training_step(self, batch: Groups, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()
+        seen: list[Tensor] = []
 
         def closure() -> Tensor:
             optimizer.zero_grad()
@@ -117,9 +118,11 @@ class Method(L.LightningModule):
                 self.meter.add({"loss": losses.detach(), **metrics}, len(micro))
             norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self._clip or float("inf"))
             self.meter.add({"grad_norm": norm}, 1)
+            seen.append(torch.stack([total.double(), norm.double()]))
             return total
 
-        self.meter.step(optimizer.step(closure))
+        optimizer.step(closure)
+        self.meter.step(seen[0])
         scheduler: Any = self.lr_schedulers()
         scheduler.step()
 
@@ -132,10 +135,11 @@ class Method(L.LightningModule):
         self.finish(self.current_epoch)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """All but the frozen roles, which a resumed run casts again."""
+        """All but the frozen roles and parameters, which a resumed run casts again."""
         state = super().state_dict(*args, **kwargs)
-        frozen = tuple(f"{role}." for role in self.roles if role not in self.trains)
-        return {k: v for k, v in state.items() if not k.startswith(frozen)} if frozen else state
+        roles = tuple(f"{role}." for role in self.roles if role not in self.trains)
+        frozen = {k for k, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        return {k: v for k, v in state.items() if k not in frozen and not k.startswith(roles)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rng"] = torch.get_rng_state()
@@ -148,6 +152,7 @@ class Method(L.LightningModule):
     def on_train_start(self) -> None:
         if (state := self.__dict__.pop("_rng", None)) is not None:
             torch.set_rng_state(state)
+        self.meter.to(self.device)
 
 
 class Meter:
@@ -155,7 +160,10 @@ class Meter:
 
     def __init__(self, sums: dict[str, Tensor] | None = None, counts: dict[str, int] | None = None) -> None:
         self.sums, self.counts = sums or {}, counts or {}
-        self._losses: list[Tensor] = []
+        self._steps: list[Tensor] = []
+
+    def to(self, device: torch.device) -> None:
+        self.sums = {name: value.to(device) for name, value in self.sums.items()}
 
     def add(self, metrics: Metrics, size: int) -> None:
         for name, value in metrics.items():
@@ -163,12 +171,13 @@ class Meter:
             self.sums[name] = self.sums[name] + total if name in self.sums else total
             self.counts[name] = self.counts.get(name, 0) + (value.numel() if value.ndim else size)
 
-    def step(self, loss: Tensor) -> None:
-        self._losses.append(loss)
+    def step(self, seen: Tensor) -> None:
+        """seen: [2] the step's loss and gradient norm."""
+        self._steps.append(seen)
 
-    def losses(self) -> list[float]:
-        """The loss of every step since the last reading; one synchronisation."""
-        return torch.stack(self._losses).tolist() if self._losses else []
+    def steps(self) -> list[tuple[float, float]]:
+        """Loss and gradient norm of every step since the last reading; one synchronisation."""
+        return [(loss, norm) for loss, norm in torch.stack(self._steps).tolist()] if self._steps else []
 
     def read(self) -> dict[str, float]:
         """The means since the last reading; one synchronisation."""
@@ -176,7 +185,7 @@ class Meter:
             return {}
         values = torch.stack(list(self.sums.values())).tolist()
         means = {name: value / self.counts[name] for name, value in zip(self.sums, values, strict=True)}
-        self.sums, self.counts, self._losses = {}, {}, []
+        self.sums, self.counts, self._steps = {}, {}, []
         return means
 
     def state(self) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import gzip
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -13,15 +12,14 @@ import pytest
 from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
+from prefopt.config import composed
 from prefopt.datasets.corpus import Comparison, order
 from prefopt.datasets.pairs import PreferencePairs
 from prefopt.datasets.reader import read_hub
 from prefopt.datasets.rows import comparison
 from prefopt.errors import PrefoptError
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "dataset"
 HH = "\n\nHuman: Hello\n\nAssistant:"
 
 
@@ -453,17 +451,17 @@ PRESETS = {
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_reads_files_of_its_form_offline(write, preset):
-    config = OmegaConf.load(CONF / f"{preset}.yaml")
-    write(*[PRESETS[preset](i) for i in range(4)], name=f"data/{config.get('train_split', 'train')}.jsonl")
-    folder = write(PRESETS[preset](4), name=f"data/{config.get('test_split', 'test')}.jsonl").parent
+    config = composed([f"dataset={preset}"]).dataset
+    write(*[PRESETS[preset](i) for i in range(4)], name=f"data/{config.train_split}.jsonl")
+    folder = write(PRESETS[preset](4), name=f"data/{config.test_split or 'test'}.jsonl").parent
     corpus = instantiate(config, path=str(folder)).corpus()
     assert [len(corpus.train), len(corpus.test)] == [4, 1]
     assert not any("dropped" in key for key in corpus.counts)
 
 
 @pytest.mark.shared_data
-def test_harmless_dialogues_load_whole_with_their_three_empty_responses_counted(shared_data, tokenizer):
-    data = instantiate(OmegaConf.load(CONF / "hh_rlhf.yaml"), path=str(shared_data / "hh_harmless"))
+def test_harmless_dialogues_load_whole_with_their_three_empty_responses_counted(shared_data, tokenizer, home):
+    data = instantiate(composed(["dataset=hh_rlhf"]).dataset, path=str(shared_data / "hh_harmless"))
     corpus = data.corpus()
     assert corpus.counts == {"train/read": 1500, "train/dropped_empty_response": 3, "test/read": 400}
     assert all(str(c.prompt).endswith("\n\nAssistant:") for c in (*corpus.train, *corpus.test))

@@ -209,6 +209,7 @@ def test_as_tokens_nothing_is_cut_and_the_world_pays_what_the_text_earns() -> No
 def test_the_yaml_says_what_the_signature_says() -> None:
     shown = yaml.safe_load((ROOT / "conf/dataset/reviews.yaml").read_text())
     assert shown.pop("_target_") == "prefopt.datasets.reviews.Reviews"
+    assert shown.pop("seed") == "${seed}"
     assert Reviews(**shown).checksum() == Reviews().checksum()
 
 

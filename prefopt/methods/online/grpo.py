@@ -48,7 +48,8 @@ class GRPO(Method):
         advantage = standardised(batch.reward, self.eps)
         surrogate, clipped = clip_surrogate(logps, batch.behaviour, advantage, self.low, self.high)
         tokens = surrogate
-        metrics = {"objective/scores": batch.reward.mean(1), "clip/fraction": clipped[batch.mask]}
+        clipped_share = (clipped * batch.mask).sum((1, 2)) / batch.length.sum(1)
+        metrics = {"objective/scores": batch.reward.mean(1), "clip/fraction": clipped_share}
         if self.beta > 0:
             kl = k3(logps, self.reference_logps(batch))
             tokens = tokens + self.beta * kl

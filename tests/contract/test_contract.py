@@ -1,0 +1,349 @@
+"""What every method promises, whatever its paper: checks over all of conf/method; a new YAML is found by itself.
+
+No check knows a method by name: what it eats, trains, is given (roles) and makes itself (per_round) decides.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import get_class, get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import Tensor, nn
+
+import prefopt.methods
+import prefopt.run
+from prefopt.batch import Groups
+from prefopt.config import CONF, composed, plain
+from prefopt.errors import PrefoptError
+from prefopt.methods.base import Method
+from prefopt.run import STRUCTURE, food
+
+HOOKS = {"collect", "loss", "finish", "act", "score"}
+HELPERS = {"metrics"}
+RESPONSES = {"Prompts": 0, "Demonstrations": 1, "Pairs": 2, "Rated": 4}
+GIVEN_BY_THE_RUN = {"tracking": {"home"}}
+ROLES = ("policy", "reference", "reward", "judge")
+B, T = 16, 5
+
+
+# Configuration
+
+
+def choices() -> list[str]:
+    """Every choice that conf offers: `group=name`, with what makes it composable."""
+    options = []
+    for path in sorted(CONF.rglob("*.yaml")):
+        group = path.parent.relative_to(CONF).as_posix()
+        if group != "." and not group.startswith("hydra"):
+            options.append(f"{group}={path.stem}")
+    return options
+
+
+def nodes(config: Any, where: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """All nodes that name a class."""
+    if isinstance(config, DictConfig):
+        if "_target_" in config:
+            yield where, config
+        for key in config:
+            yield from nodes(config._get_node(key), f"{where}.{key}".strip("."))
+    elif isinstance(config, ListConfig):
+        for i, item in enumerate(config):
+            yield from nodes(item, f"{where}.{i}")
+
+
+@pytest.mark.parametrize("choice", choices())
+def test_every_node_binds_to_its_signature(choice: str) -> None:
+    config = composed([choice])
+    resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(resolved, dict)
+    found = dict(nodes(config))
+    assert {"method", "model", "dataset", "noise"} <= found.keys()
+    for where, node in found.items():
+        signature = inspect.signature(get_object(node._target_))
+        given = {str(key) for key in node if not str(key).startswith("_")} - STRUCTURE
+        given |= GIVEN_BY_THE_RUN.get(where, set())
+        bind = signature.bind_partial if node.get("_partial_") else signature.bind
+        try:
+            bind(**dict.fromkeys(given))
+        except TypeError as error:
+            pytest.fail(f"{choice}: {where}: {node._target_}{signature}: {error}")
+
+
+def test_a_method_composes_and_is_made(row: Any) -> None:
+    assert isinstance(row.method, Method)
+    assert get_class(row.default.method._target_).__module__.startswith("prefopt.methods.")
+    plain(row.config())
+
+
+def test_needs_name_the_declared_roles(row: Any) -> None:
+    method = row.method
+    assert set(row.default.method.needs) == set(method.roles)
+    assert set(method.roles) <= set(ROLES)
+    assert set(method.trains) <= set(method.roles)
+
+
+# Hooks
+
+
+def methods() -> list[type[Method]]:
+    for module in pkgutil.walk_packages(prefopt.methods.__path__, "prefopt.methods."):
+        importlib.import_module(module.name)
+
+    def below(cls: type) -> Iterator[type]:
+        for sub in cls.__subclasses__():
+            yield sub
+            yield from below(sub)
+
+    return sorted({cls for cls in below(Method) if cls.__module__.startswith("prefopt.")}, key=lambda cls: cls.__name__)
+
+
+def public_functions(cls: type) -> set[str]:
+    return {name for name, value in vars(cls).items() if not name.startswith("_") and inspect.isfunction(value)}
+
+
+def test_there_are_five_hooks_and_no_method_adds_one() -> None:
+    assert len(methods()) >= 7
+    added = {cls.__name__: public_functions(cls) - HOOKS - HELPERS for cls in methods()}
+    assert {name: more for name, more in added.items() if more} == {}
+
+
+def test_hooks_keep_the_arguments_of_the_contract() -> None:
+    for cls in methods():
+        for hook in HOOKS & public_functions(cls):
+            assert list(inspect.signature(getattr(cls, hook)).parameters) == list(
+                inspect.signature(getattr(Method, hook)).parameters
+            ), f"{cls.__name__}.{hook}"
+
+
+# Losses, with free numbers in the roles' places
+
+
+class Player(nn.Module):
+    """Plays any role: log-probs [B, n, T] and scores [B, n] are free numbers, looked up by the example's index."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.values = nn.Parameter(values)
+
+    def logps(self, groups: Groups) -> Tensor:
+        return nn.functional.pad(self.values[groups.index], (0, groups.response.shape[-1] - T)) * groups.mask
+
+    def score(self, groups: Groups) -> Tensor:
+        return self.logps(groups).sum(-1)
+
+
+def batch_of(kind: type[Groups], dtype: torch.dtype, *, extreme: bool = False) -> Groups:
+    """B examples of ragged responses; where `extreme`, labels and rewards come in all the sizes that `players` has."""
+    draw = torch.Generator().manual_seed(1)
+    n = RESPONSES[kind.__name__]
+    length = torch.randint(1, T + 1, (B, n), generator=draw)
+    length[0] = T
+    mask = torch.arange(T) < length[..., None]
+    more = {
+        "label": torch.arange(B) % 2,
+        "reward": torch.randn(B, n, generator=draw, dtype=dtype) * (1e4 if extreme else 1),
+        "behaviour": -20 * torch.rand(B, n, T, generator=draw, dtype=dtype) * mask,
+    }
+    return kind(
+        index=torch.arange(B),
+        prompt=torch.randint(1, 9, (B, 3), generator=draw),
+        prompt_length=torch.full((B,), 3),
+        response=torch.randint(1, 9, (B, n, T), generator=draw) * mask,
+        length=length,
+        mean_length=length.float().mean() if n else torch.tensor(0.0),
+        **{field.name: more[field.name] for field in fields(kind) if field.name in more},
+    )
+
+
+def given(method: Method, batch: Groups, dtype: torch.dtype, *, extreme: bool = False) -> Method:
+    """The method with players in its roles.
+
+    extreme: summed log-probs and scores are 0 or -1e4 in all combinations of role and side, so that log-ratios reach
+    +-1e4. A policy's own samples are not that unlikely to itself (nothing below e^-40 is ever drawn), so there only
+    the reference is extreme.
+    """
+    draw = torch.Generator().manual_seed(2)
+    kind, cast = type(batch), {}
+    own = any(field.name == "behaviour" for field in fields(kind))
+    for place, role in enumerate(method.roles):
+        values = -torch.rand(B, batch.n, T, generator=draw, dtype=dtype)
+        if extreme and own and role == "policy":
+            values = 40 * values
+        elif extreme:
+            bits = torch.arange(B)[:, None] >> (2 * place + torch.arange(batch.n) % 2) & 1
+            values = (-1e4 * bits[..., None] / batch.length[..., None]).expand(-1, -1, T).to(dtype)
+        cast[role] = Player(values.clone())
+    prepare(method, cast)
+    return method
+
+
+def prepare(method: Method, cast: dict[str, Any]) -> None:
+    optimizer = torch.optim.SGD
+    method.prepare(cast, optimizer=optimizer, schedule=lambda _: 1.0, micro_batch_size=None, clip=None, seed=0)
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["fp32", "fp64"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param
+
+
+def test_losses_are_per_example_and_metrics_are_detached(row: Any, dtype: torch.dtype) -> None:
+    method = row.method
+    batch = batch_of(method.eats, dtype)
+    given(method, batch, dtype)
+    if not method.trains:
+        with pytest.raises(NotImplementedError):
+            method.loss(batch)
+        return
+    losses, metrics = method.loss(batch)
+    assert losses.shape == (B,)
+    assert losses.requires_grad
+    assert losses.dtype == dtype
+    assert {name: tuple(value.shape) for name, value in metrics.items() if value.shape not in [(B,), ()]} == {}
+    assert [name for name, value in metrics.items() if value.requires_grad] == []
+
+
+def test_every_example_moves_its_own_loss_only(row: Any) -> None:
+    method = row.method
+    batch = batch_of(method.eats, torch.float64)
+    given(method, batch, torch.float64)
+    for role in method.trains:
+        losses, _ = method.loss(batch)
+        values = getattr(method, role).values
+        for example in range(B):
+            (gradient,) = torch.autograd.grad(losses[example], values, retain_graph=True)
+            moved = gradient.abs().sum((1, 2)) > 0
+            assert not moved[torch.arange(B) != example].any()
+
+
+def test_losses_and_gradients_are_finite_at_extremes(row: Any, dtype: torch.dtype) -> None:
+    method = row.method
+    batch = batch_of(method.eats, dtype, extreme=True)
+    given(method, batch, dtype, extreme=True)
+    for role in method.trains:
+        losses, metrics = method.loss(batch)
+        losses.sum().backward()
+        assert losses.isfinite().all(), losses
+        assert getattr(method, role).values.grad.isfinite().all()
+        assert [name for name, value in metrics.items() if not value.isfinite().all()] == []
+
+
+def test_a_permuted_batch_has_permuted_losses(row: Any, dtype: torch.dtype) -> None:
+    method = row.method
+    batch = batch_of(method.eats, dtype)
+    given(method, batch, dtype)
+    if method.trains:
+        order = torch.randperm(B, generator=torch.Generator().manual_seed(3))
+        losses, metrics = method.loss(batch)
+        permuted, its_metrics = method.loss(batch.pick(order))
+        torch.testing.assert_close(permuted, losses[order])
+        for name, value in metrics.items():
+            torch.testing.assert_close(its_metrics[name], value[order] if value.ndim else value, msg=name)
+
+
+def test_losses_of_micro_batches_are_those_of_the_batch(row: Any) -> None:
+    method = row.method
+    batch = batch_of(method.eats, torch.float64)
+    given(method, batch, torch.float64)
+    if method.trains:
+        parts = [method.loss(micro)[0] for micro in batch.split(3)]
+        assert [len(part) for part in parts] == [3, 3, 3, 3, 3, 1]
+        torch.testing.assert_close(torch.cat(parts), method.loss(batch)[0], rtol=1e-13, atol=1e-13)
+
+
+def test_padding_changes_no_loss(row: Any) -> None:
+    method = row.method
+    batch = batch_of(method.eats, torch.float64)
+    given(method, batch, torch.float64)
+    wider = {
+        name: nn.functional.pad(value, (0, 3))
+        for name, value in vars(batch).items()
+        if value is not None and value.ndim == 3
+    }
+    if method.trains:
+        torch.testing.assert_close(
+            method.loss(replace(batch, **wider))[0], method.loss(batch)[0], rtol=1e-13, atol=1e-13
+        )
+
+
+# Roles
+
+
+class Staged(Exception):
+    """Carries what a run made its method of, from just before training."""
+
+
+def staged(config: DictConfig, patch: pytest.MonkeyPatch) -> tuple[Method, Any, dict[str, Any]]:
+    """The method with its roles, the data, and the roles, as the run of this configuration makes them."""
+    wanted, original = plain(config)["method"], prefopt.run.trained
+
+    def trained(settings: Any, parts: Any, data: Any, roles: Any, *rest: Any) -> Any:
+        if settings["method"] != wanted:
+            return original(settings, parts, data, roles, *rest)
+        raise Staged(parts.method, data, roles)
+
+    patch.setattr(prefopt.run, "trained", trained)
+    with pytest.raises(Staged) as stage:
+        prefopt.run.run(config)
+    method, data, roles = stage.value.args
+    prepare(method, roles)
+    return method, data, roles
+
+
+def watched(method: Method) -> set[str]:
+    """The names of the roles that the method looks at from now on."""
+    touched: set[str] = set()
+
+    def look(self: Method, name: str) -> Any:
+        if name in ROLES:
+            touched.add(name)
+        return super(seen, self).__getattribute__(name)
+
+    seen = type("Watched", (type(method),), {"__getattribute__": look})
+    method.__class__ = seen
+    return touched
+
+
+def test_every_declared_role_is_used_and_no_other(row: Any, home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = ["method.needs.reference=copy"] if "reference" in row.default.method.needs else []
+    method, data, roles = staged(row.config(*more), monkeypatch)
+    touched = watched(method)
+    given = food(method, data)
+    table = method.collect(given, 0)
+    assert (table is None) == (not method.trains)
+    if table is not None:
+        assert table.kind is method.eats
+        assert len(table) == (method.per_round or len(given))
+        losses, _ = method.loss(table.batch(np.arange(8)))
+        losses.sum().backward()
+        for role in roles:
+            if role in method.roles and isinstance(roles[role], nn.Module):
+                learns = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in roles[role].parameters()]
+                assert any(learns) == (role in method.trains), role
+    method.finish(0)
+    prompts = data.test.pairs.batch(np.arange(4))
+    if "policy" in method.roles:
+        answers = method.act(prompts, 3, method.generator(1))
+        assert answers.length.shape == (4, 3)
+        assert answers.response.shape == (4, 3, int(answers.length.max()))
+    else:
+        with pytest.raises(PrefoptError):
+            method.act(prompts, 3, method.generator(1))
+    if type(method).__mro__[1].score is not Method.score:
+        assert method.score(prompts).shape == (4, 2)
+    assert touched == set(method.roles)
+
+
+def test_a_missing_role_is_named(row: Any) -> None:
+    for role in row.method.roles:
+        method = row.method
+        cast = {other: None for other in method.roles if other != role}
+        with pytest.raises(PrefoptError, match=f"needs the role {role}"):
+            prepare(method, cast)
