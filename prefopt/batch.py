@@ -71,6 +71,11 @@ class Prompts(Groups):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Contexts(Prompts):
+    """Prompts of a world whose every response can be enumerated."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demonstrations(Groups):
     """Prompts with one response to imitate: n = 1."""
 

@@ -1,6 +1,7 @@
 """Composing configurations: the command line's, and those of the runs that a run needs."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,7 +88,7 @@ def check_choices(overrides: Sequence[str]) -> None:
             continue
         names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
         for name in value.split(","):
-            if name not in names and name.isidentifier():
+            if name not in names and re.fullmatch(r"[\w.-]+", name):
                 near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
                 raise PrefoptError(
                     f"{group}={name}: there is no {group} of that name",

@@ -49,8 +49,8 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
             update()
 
 
-def say(message: str) -> None:
-    """A line for the person at the terminal."""
+def say(message: str, style: str | None = None) -> None:
+    """A line for the person at the terminal, as it is: nothing in it is markup, and paths stay whole."""
     from rich.console import Console
 
-    Console(stderr=True).print(message, highlight=False)
+    Console(stderr=True).print(message, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -76,7 +76,7 @@ def reproduced(claim: Claim, *, seeds: int | None, only: str | None, jobs: int) 
                 test.criterion,
                 f"[{style}]{verdict}",
             )
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
     path = home() / "claims" / f"{claim.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"claim": claim.claim, "paper": claim.paper, "tests": lines}, indent=2))

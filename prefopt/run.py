@@ -3,7 +3,7 @@
 import json
 import traceback
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def run(config: DictConfig, *, wait: bool = False) -> store.Run:
     stored.folder.mkdir(parents=True, exist_ok=True)
     with stored.claimed(say if wait else None):
         if stored.done:
-            say(f"[dim]{stored.name} is done already")
+            say(f"{stored.name} is done already", "dim")
         else:
             _carried_out(config, settings, parts, stored)
     return stored
@@ -141,9 +141,9 @@ def _carried_out(config: DictConfig, settings: dict[str, Any], parts: Parts, sto
     def fulfilled(need: Mapping[str, Any]) -> Path:
         return run(needed(config, need), wait=True).policy
 
-    start = start_of(parts.method, needs, fulfilled)
     tracker = made(settings["tracking"], home=store.home())
     try:
+        start = start_of(parts.method, needs, fulfilled)
         L.seed_everything(settings["seed"], verbose=False)
         tokenizer = parts.model.tokenizer(parts.dataset, start)
         data = noisy(parts.dataset.load(tokenizer), parts.noise, settings["seed"])
@@ -172,13 +172,16 @@ def _carried_out(config: DictConfig, settings: dict[str, Any], parts: Parts, sto
         replace_text(stored.results, json.dumps(results, indent=2))
         stored.mark("done")
         tracker.finish("FINISHED", [folder / "config.yaml", folder / "facts.json", stored.results, *written])
-    except (KeyboardInterrupt, Interrupted):
+    except (KeyboardInterrupt, Interrupted) as error:
         stored.mark("interrupted")
         tracker.finish("KILLED")
-        raise
+        if isinstance(error, Interrupted):
+            raise
+        raise Interrupted("stopped by Ctrl-C", "the same command goes on from the last checkpoint") from None
     except BaseException as error:
-        (folder / "error.txt").write_text(traceback.format_exc())
-        stored.mark("failed", error=str(error))
+        with suppress(OSError):  # a full disk must not hide what went wrong
+            (folder / "error.txt").write_text(traceback.format_exc())
+            stored.mark("failed", error=str(error))
         tracker.finish("FAILED")
         raise
 
@@ -226,8 +229,8 @@ def trained(
     )
     suite = made(settings["evaluation"])
     examination = suite.examine(subject(method, roles, device), data, rate=settings["noise"]["rate"])
-    if "reference" in method.roles and method.per_round is None:
-        agree(method.to(device), table, settings["trainer"]["precision"])
+    if "reference" in method.roles:
+        agree(method.to(device), data.train.pairs, settings["trainer"]["precision"])
     events = EventFile(folder / EVENTS)
     try:
         fit(

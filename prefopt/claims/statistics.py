@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-RESAMPLES = 2000
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,16 @@ class Cell:
 Statistic = Callable[[Sequence[Cell]], float]
 
 
-def slope(*, arm: str, figure: str, against: str, transform: str = "log") -> Statistic:
-    """Slope of log mean `figure` over the log of a grid key, over the seeds' means; `transform` is log, or
-    log 1/(1-2e) for a flip rate."""
+def slope(*, arm: str, figure: str, against: str, transform: Literal["log", "correction"] = "log") -> Statistic:
+    """Slope of log mean `figure` over the log of a grid key, over the seeds' means; or, with the transform
+    `correction`, over log 1/(1-2e) of a flip rate e."""
 
     def of(cells: Sequence[Cell]) -> float:
         xs = sorted({cell.at[against] for cell in cells if cell.arm == arm and against in cell.at})
         means = [np.mean([c.figures[figure] for c in cells if c.arm == arm and c.at.get(against) == x]) for x in xs]
-        scale = {"log": np.log, "correction": lambda e: -np.log(1 - 2 * e)}[transform]
-        return float(np.polyfit(scale(np.array(xs, dtype=float)), np.log(means), 1)[0])
+        x = np.array(xs, dtype=float)
+        scale = np.log(x) if transform == "log" else -np.log(1 - 2 * x)
+        return float(np.polyfit(scale, np.log(means), 1)[0])
 
     return of
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prefopt.batch import Groups, Pairs, Prompts
+from prefopt.batch import Contexts, Groups, Pairs, Prompts
 from prefopt.datasets.corpus import order
 from prefopt.datasets.data import Data, Split, Truth
 from prefopt.errors import PrefoptError
@@ -50,7 +50,7 @@ class Bandit:
     """
 
     world: ClassVar[str] = "exact"
-    gives: ClassVar[frozenset[type[Groups]]] = frozenset({Pairs, Prompts})
+    gives: ClassVar[frozenset[type[Groups]]] = frozenset({Pairs, Prompts, Contexts})
 
     def __init__(
         self,

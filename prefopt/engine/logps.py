@@ -13,7 +13,7 @@ def rows_of(groups: Groups) -> tuple[Tensor, Tensor]:
     row each response token stands."""
     prompt_length = groups.prompt_length[:, None, None]
     steps = torch.arange(groups.response.shape[-1], device=groups.response.device)
-    where = prompt_length + steps
+    where = (prompt_length + steps).expand(groups.response.shape)  # scatter_ does not broadcast
     width = groups.prompt.shape[1] + groups.response.shape[-1]
     rows = groups.prompt.new_zeros(len(groups), groups.n, width)
     rows[..., : groups.prompt.shape[1]] = groups.prompt[:, None]
@@ -31,7 +31,7 @@ def token_logps(model: Any, groups: Groups) -> Tensor:
     hidden = backbone(model)(input_ids=rows.flatten(0, 1), use_cache=False).last_hidden_state
     mask = groups.mask
     row, position = torch.arange(mask[..., 0].numel(), device=mask.device).view(mask.shape[:2]), where - 1
-    states = hidden[row[..., None].expand_as(mask)[mask], position.expand_as(mask)[mask]]
+    states = hidden[row[..., None].expand_as(mask)[mask], position[mask]]
     logits = head(model, states)
     logps = logits.gather(-1, groups.response[mask][:, None])[:, 0] - logits.logsumexp(-1)
     return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, logps)

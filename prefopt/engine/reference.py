@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from prefopt.engine.loader import sequential
 from prefopt.progress import track
@@ -37,7 +36,7 @@ def logps(table: Table, policy: Any, batch_size: int, device: Any) -> np.ndarray
     return torch.cat(found).numpy()
 
 
-def checksum(model: nn.Module) -> str:
+def checksum(model: Any) -> str:
     """Hash of all weights and buffers."""
     digest = hashlib.sha256()
     for name, tensor in {**model.state_dict(), **dict(model.named_buffers())}.items():

@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from scipy.special import expit
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -97,7 +96,7 @@ def idealised(reference: np.ndarray, *, alpha: float, beta: float) -> np.ndarray
 
 def loss_needed(c: np.ndarray, beta: float) -> np.ndarray:
     """[N] the DPO loss below which a pair is ranked right, from c = ref_l - ref_w in nats."""
-    return -np.log(expit(beta * c))
+    return np.logaddexp(0.0, -beta * c)
 
 
 def detection(margins: np.ndarray, flipped: np.ndarray) -> Figures:

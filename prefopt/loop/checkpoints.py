@@ -82,7 +82,7 @@ def newest_sound(folder: Path) -> Path | None:
             for damaged in found[:i]:
                 damaged.unlink()
             return path
-        say(f"[yellow]{path} is damaged; trying the one before")
+        say(f"{path} is damaged; trying the one before", "yellow")
     if found:
         raise PrefoptError(f"every checkpoint in {folder} is damaged", f"start anew by deleting {folder.parent}")
     return None

@@ -75,7 +75,7 @@ def fit(
     steps = steps_of(method, data, rounds=rounds, batch_size=batch_size)
     checkpoint = newest_sound(folder / "checkpoints")
     if checkpoint is not None:
-        say(f"[dim]going on from {checkpoint}")
+        say(f"going on from {checkpoint}", "dim")
     stop = Stop()
     callbacks: list[L.Callback] = [
         stop,

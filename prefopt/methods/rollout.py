@@ -32,7 +32,7 @@ def rated(method: Method, data: Table, round: int, n: int) -> Table:
 def judged(method: Method, data: Table, round: int, judge: Judge) -> Table:
     """Two fresh responses to each of the round's prompts, and the judge's label."""
     rows, parts = sampled(method, data, round, 2)
-    ids = np.array([f"{id}@{round}" for id in data.ids[rows]])
+    ids = np.array([f"{id}@{round}.{place}" for place, id in enumerate(data.ids[rows])])
     table = table_of(Pairs, ids, parts, columns={"label": np.zeros(len(ids), dtype=np.int64)}, aligned={})
     table.columns["label"][:] = judge(table)
     return table

@@ -1,6 +1,7 @@
 """Language models as policies and as reward models, on transformers."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,21 @@ class AdapterOff:
     def logps(self, groups: Groups) -> Tensor:
         with self.policy.model.disable_adapter():
             return self.policy.logps(groups)
+
+    def sample(self, prompts: Groups, n: int, generator: torch.Generator | None = None) -> Groups:
+        with self.policy.model.disable_adapter():
+            return self.policy.sample(prompts, n, generator)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights that it is made of."""
+        return {name: tensor for name, tensor in self.policy.state_dict().items() if "lora_" not in name}
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        return self.policy.named_buffers()
+
+    def sample(self, prompts: Groups, n: int, generator: torch.Generator | None = None) -> Groups:
+        with self.policy.model.disable_adapter():
+            return self.policy.sample(prompts, n, generator)
 
 
 def frozen_copy(policy: nn.Module) -> Any:

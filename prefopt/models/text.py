@@ -110,7 +110,9 @@ class HuggingFace:
 
     def reward(self, data: Data, tokenizer: Any, start: Path | None) -> RewardModel:
         model = self._open("AutoModelForSequenceClassification", start, num_labels=1)
-        model.config.pad_token_id = tokenizer.pad_token_id
+        # Transformers reads the score before the first padding token: where EOS is the padding, of the wrong token.
+        padding = tokenizer.pad_token_id
+        model.config.pad_token_id = None if padding == tokenizer.eos_token_id else padding
         return RewardModel(self._adapted(model, "SEQ_CLS"), tokenizer)
 
     def checksum(self) -> str:
@@ -133,6 +135,7 @@ class HuggingFace:
         model = _opened(auto, start or self._source, dtype=dtype, trust_remote_code=self.trust_remote_code, **more)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.train()  # it opens in evaluation mode, where nothing is recomputed
         return model
 
     def _adapted(self, model: Any, task: str) -> Any:
@@ -152,7 +155,13 @@ def opened_tokenizer(source: str | Path, **more: Any) -> Any:
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source, **more)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **more)
+    except (OSError, ValueError) as error:
+        raise PrefoptError(
+            f"the tokenizer of {source} does not open: {str(error).splitlines()[0]}",
+            "check model.name and the network, or give as model.path a folder with tokenizer.json in it",
+        ) from error
     if tokenizer.eos_token_id is None:
         raise PrefoptError(
             f"the tokenizer of {source} has no EOS token, so no response could end",
@@ -168,7 +177,7 @@ def _opened(auto: str, source: str | Path, **more: Any) -> Any:
 
     try:
         return getattr(transformers, auto).from_pretrained(source, use_safetensors=True, **more)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise PrefoptError(
             f"the model {source} does not open: {str(error).splitlines()[0]}",
             "check model.name and the network, or give its folder, with model.safetensors in it, as model.path",

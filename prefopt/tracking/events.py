@@ -40,7 +40,7 @@ class EventFile:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         now = time.time()
         event = {"step": step, "time": now, "metrics": {name: float(value) for name, value in metrics.items()}}
-        self._file.write(json.dumps(event).encode() + b"\n")
+        self._put(lambda: self._file.write(json.dumps(event).encode() + b"\n"))
         if now - self._visible > VISIBLE_S:
             self._put(self._file.flush)
             self._visible = now

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
 
 import pytest
@@ -29,20 +30,19 @@ class Processes:
             [sys.executable, str(SERVER)], cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def start(self, overrides: Sequence[str], home: Path, dies: tuple[str, int] | None = None) -> tuple[int, Path]:
-        """The pid of a run, and where it says what it says."""
-        home.mkdir(exist_ok=True)
-        log = home / f"said-{len(list(home.glob('said-*')))}.txt"
-        log.touch()
-        return self._ask({"overrides": list(overrides), "home": str(home), "log": str(log), "dies": dies}), log
-
-    def end(self, process: tuple[int, Path]) -> Ended:
-        """Wait for a started run."""
-        pid, log = process
-        return Ended(self._ask({"wait": pid}), log.read_text())
-
     def run(self, overrides: Sequence[str], home: Path, dies: tuple[str, int] | None = None) -> Ended:
-        return self.end(self.start(overrides, home, dies))
+        """A run from its start to its end; `dies` says where SIGKILL meets it."""
+        with NamedTemporaryFile() as log:
+            code = self.wait(self.fork(overrides, home, Path(log.name), dies))
+            return Ended(code, Path(log.name).read_text())
+
+    def fork(self, overrides: Sequence[str], home: Path, log: Path, dies: tuple[str, int] | None = None) -> int:
+        """The pid of a run that has begun, and says what it says to `log`."""
+        return self._ask({"overrides": list(overrides), "home": str(home), "log": str(log), "dies": dies})
+
+    def wait(self, pid: int) -> int:
+        """The exit code of a run that was forked."""
+        return self._ask({"wait": pid})
 
     def close(self) -> None:
         self._server.communicate()

@@ -43,7 +43,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def other(whole: Any, tmp_path: Path) -> Path:
     """A home that has what the run needs, but not the run."""
     _, method, _, home = whole
-    shutil.copytree(home, tmp_path / "home", ignore=shutil.ignore_patterns(f"{method}-*", "said-*"))
+    shutil.copytree(home, tmp_path / "home", ignore=shutil.ignore_patterns(f"{method}-*"))
     return tmp_path / "home"
 
 

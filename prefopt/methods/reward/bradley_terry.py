@@ -5,7 +5,7 @@ L = -log sigmoid( r(x, y_w) - r(x, y_l) )
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from prefopt.batch import Groups, Pairs, chosen_rejected
 from prefopt.errors import PrefoptError
@@ -24,7 +24,7 @@ class BradleyTerry(Method):
         margin = r_w - r_l
         metrics = {"rewards/chosen": r_w, "rewards/rejected": r_l, "rewards/margins": margin}
         metrics["rewards/accuracies"] = (margin > 0).float()
-        return softplus(-margin), {name: value.detach() for name, value in metrics.items()}
+        return -logsigmoid(margin), {name: value.detach() for name, value in metrics.items()}
 
     def act(self, prompts: Groups, n: int = 1, generator: torch.Generator | None = None) -> Groups:
         raise PrefoptError("a reward model answers nothing", "use it as the reward of method=best_of_n")

@@ -6,7 +6,7 @@ pi*(y | x) = ref(y | x) exp( r(x, y) / beta ) / Z(x)   maximises   E[ r ] - beta
 import torch
 from torch import Tensor
 
-from prefopt.batch import Groups, Prompts
+from prefopt.batch import Contexts, Groups
 from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
 from prefopt.table import Table
@@ -15,7 +15,7 @@ from prefopt.table import Table
 class Gibbs(Method):
     """Args: beta: price of a nat of KL, in units of the reward."""
 
-    eats = Prompts
+    eats = Contexts
     roles = ("policy", "reward")
     trains = ()
 
@@ -30,7 +30,7 @@ class Gibbs(Method):
     def finish(self, round: int) -> None:
         values = getattr(getattr(self.policy, "f", None), "values", None)
         if values is None:
-            raise PrefoptError("method=gibbs writes down one number a response", "use dataset=bandit model=tabular")
+            raise PrefoptError("method=gibbs writes down one number a response", "use model=tabular")
         values.copy_(self.reward.table() / self.beta)
 
     def score(self, groups: Groups) -> Tensor:

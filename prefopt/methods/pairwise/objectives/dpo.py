@@ -6,7 +6,7 @@ Log-probs are sums over tokens.
 """
 
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from prefopt.methods.pairwise.base import Objective
 from prefopt.methods.pairwise.pair import Pair
@@ -20,7 +20,7 @@ class DPO(Objective):
 
     def preference(self, pair: Pair) -> Tensor:
         z = self.beta * (pair.w.ratio - pair.l.ratio)
-        return softplus(-z)
+        return -logsigmoid(z)
 
     def reward(self, logps: Tensor, reference: Tensor | None, length: Tensor) -> Tensor:
         assert reference is not None
