@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from prefopt.datasets.data import Data
-from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
 from prefopt.models.causal import AdapterOff, frozen_copy
 from prefopt.models.judge import Judge
@@ -38,16 +37,10 @@ def cast(
     """The method's roles by name, and `start`: the policy as it was before training, frozen."""
 
     def scorer(role: str) -> Any:
-        need = needs.get(role)
+        need = needs[role]
         if isinstance(need, Mapping):
             return frozen_copy(model.reward(data, tokenizer, needed(need)).to(device))
-        if need == "gold" and data.world is not None:
-            return Gold(data)
-        raise PrefoptError(
-            f"method.needs.{role}={need}, which nothing here can be",
-            f"use {{method: bradley_terry}}{'' if data.world is None else ', or gold'}"
-            + (", which only generated worlds have (dataset=reviews, dataset=bandit)" if need == "gold" else ""),
-        )
+        return Gold(data)
 
     parts: dict[str, Any] = {}
     if "policy" in method.roles:
@@ -55,21 +48,11 @@ def cast(
         adapted = hasattr(getattr(parts["policy"], "model", None), "disable_adapter")
         parts["start"] = AdapterOff(parts["policy"]) if adapted else frozen_copy(parts["policy"])
     if "reference" in method.roles:
-        kind = needs.get("reference")
-        if kind not in ("cached", "copy", "adapter"):
-            raise PrefoptError(
-                f"method.needs.reference={kind} is no kind of reference", "choose cached, copy or adapter"
-            )
-        if kind == "cached" and method.per_round is not None:
-            raise PrefoptError(
-                "method.needs.reference=cached, but this method learns from samples that no cache has seen",
-                "use method.needs.reference=copy, or adapter",
-            )
         parts["reference"] = {
             "cached": lambda: None,
             "copy": lambda: frozen_copy(parts["policy"]),
             "adapter": lambda: AdapterOff(parts["policy"]),
-        }[kind]()
+        }[needs["reference"]]()
     if "reward" in method.roles:
         parts["reward"] = model.reward(data, tokenizer, start) if "reward" in method.trains else scorer("reward")
     if "judge" in method.roles:

@@ -12,12 +12,13 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 import yaml
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from prefopt import store
 from prefopt.batch import Demonstrations, Pairs, Prompts
 from prefopt.cast import cast, start_of
+from prefopt.check import check
 from prefopt.config import needed, plain
 from prefopt.datasets.data import Data
 from prefopt.engine.reference import with_reference
@@ -45,7 +46,7 @@ def run(config: DictConfig, *, wait: bool = False) -> store.Run:
     """
     settings = plain(config)
     parts = Parts(settings)
-    check(config, parts)
+    check(config, parts.method, parts.model, parts.dataset)
     stored = store.run(config.choices.method, config.choices.dataset, parts.fingerprint())
     stored.folder.mkdir(parents=True, exist_ok=True)
     with stored.claimed(say if wait else None):
@@ -70,10 +71,13 @@ class Parts:
     def fingerprint(self) -> str:
         """What the run depends on: files by their content, and a recipe by what it was resolved to."""
         settings = {k: v for k, v in self.settings.items() if k != "recipe"}
-        model = {k: v for k, v in settings["model"].items() if k not in STRUCTURE}
+        contents: dict[str, Any] = {
+            key: {k: v for k, v in settings[key].items() if k not in without}
+            for key, without in (("model", STRUCTURE), ("trainer", {"checkpoint_every_s"}), ("evaluation", {"figures"}))
+        }
         if (weights := self.model.checksum()) != "":
-            model["path"] = weights
-        return store.fingerprint(settings, {"model": model, "dataset": self.dataset.checksum()})
+            contents["model"]["path"] = weights
+        return store.fingerprint(settings, {**contents, "dataset": self.dataset.checksum()})
 
 
 def made(node: Mapping[str, Any], **more: Any) -> Any:
@@ -92,44 +96,6 @@ def made(node: Mapping[str, Any], **more: Any) -> Any:
         raise PrefoptError(
             f"{node.get('_target_')} cannot be made: {error}", "check the keys of this config node"
         ) from error
-
-
-def check(config: DictConfig, parts: Parts) -> None:
-    """Raise PrefoptError, in the first second, for a combination that cannot work."""
-    choices, method, dataset, model = config.choices, parts.method, parts.dataset, parts.model
-    if model.world != dataset.world:
-        fitting = {"text": "dataset=reviews, or dataset=pairs", "exact": "dataset=bandit"}[model.world]
-        models = {"text": "model=tiny, or model=hf", "exact": "model=log_linear, or model=tabular"}[dataset.world]
-        raise PrefoptError(
-            f"model={choices.model} does not run on dataset={choices.dataset}", f"use {models}; or {fitting}"
-        )
-    eaten = Prompts if method.per_round is not None else method.eats
-    if eaten not in dataset.gives:
-        gives = ", ".join(sorted(kind.__name__ for kind in dataset.gives))
-        raise PrefoptError(
-            f"method={choices.method} eats {eaten.__name__}, and dataset={choices.dataset} gives only {gives}",
-            "on exact worlds the policy starts as the reference, without SFT"
-            if eaten is Demonstrations
-            else "choose another dataset",
-        )
-    missing = set(method.roles) - set(config.method.needs)
-    if missing:
-        role = sorted(missing)[0]
-        raise PrefoptError(f"method.needs says nothing of the role {role}", f"add +method.needs.{role}=...")
-    if config.noise.rate > 0 and not reads_labels(config):
-        raise PrefoptError(
-            f"noise.rate={config.noise.rate}, but no part of method={choices.method} reads a label",
-            "use noise=none, or a learned reward: 'method.needs.reward={method: bradley_terry}'",
-        )
-
-
-def reads_labels(config: DictConfig) -> bool:
-    """Whether the labels of training pairs, or of a judge, enter this run or one that it needs."""
-    method: Any = get_class(config.method._target_)
-    if method.eats is Pairs:
-        return True
-    needs = [need for need in config.method.needs.values() if isinstance(need, DictConfig)]
-    return any(need.get("noise") != "none" and reads_labels(needed(config, need)) for need in needs)
 
 
 def _carried_out(config: DictConfig, settings: dict[str, Any], parts: Parts, stored: store.Run) -> None:

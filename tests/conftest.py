@@ -8,6 +8,7 @@ import pytest
 from prefopt.tracking.telemetry import silence
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core for each of two workers
 os.environ["OMP_NUM_THREADS"] = "1"  # the models here are small and the tests many: threads would only wait for threads
 silence()
 ROOT = Path(__file__).resolve().parent.parent

@@ -50,6 +50,7 @@ class Bandit:
     """
 
     world: ClassVar[str] = "exact"
+    has_gold: ClassVar[bool] = True
     gives: ClassVar[frozenset[type[Groups]]] = frozenset({Pairs, Prompts, Contexts})
 
     def __init__(

@@ -83,13 +83,15 @@ class Reviews(TextDataset):
         max_prompt_length, max_response_length: tokens, BOS and EOS included; a sample is cut there too.
     """
 
+    has_gold = True
+
     def __init__(
         self,
         *,
         pairs: int = 4000,
         test_pairs: int = 500,
         demonstrations: int = 4000,
-        temperature: float = 1.0,
+        temperature: float = 0.5,
         mixture: Mapping[str, float] = MIXTURE,
         length_weight: float = 0.0,
         seed: int = 0,

@@ -29,6 +29,7 @@ class TextDataset(ABC):
     """
 
     world: ClassVar[str] = "text"
+    has_gold: ClassVar[bool] = False
     gives: ClassVar[frozenset[type[Groups]]] = frozenset({Pairs, Prompts, Demonstrations})
 
     max_prompt_length: int = 512

@@ -21,9 +21,12 @@ NOISE_ROWS = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """conf/evaluation: times: evaluations of a run, the last one after it. prompts: answered afresh at each. pairs:
-    held-out and training pairs at most that are measured; all of them after training. batch_size: pairs a forward
-    pass. seed: of the answers. figures: draw them, for people. rater_share: assumed share of raters behind a label, for the alignment gap.
+    """conf/evaluation.
+
+    times: evaluations of a run, the last one after it. prompts: answered afresh at each.
+    pairs: held-out pairs that are measured during training; all of them are after it. batch_size: pairs a pass.
+    seed: of the answers. figures: draw them, for people.
+    rater_share: the assumed share of raters behind a label, for the alignment gap.
     """
 
     times: int = 4

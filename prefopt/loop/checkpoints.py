@@ -18,13 +18,13 @@ from prefopt.files import replace_file
 from prefopt.loop.stop import Stop
 from prefopt.progress import say
 
-
 DIGEST = hashlib.sha256().digest_size
 """Bytes at the end of a checkpoint: the checksum of those before."""
 
 
 class WholeFiles(CheckpointIO):
-    """Writes beside, syncs, keeps the checkpoint before as `previous.ckpt`, renames; reads tensors and plain containers."""
+    """Writes beside, syncs, keeps the checkpoint before as `previous.ckpt`, renames; reads tensors and plain
+    containers."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
@@ -66,7 +66,8 @@ def write(checkpoint: dict[str, Any], file: IO[bytes]) -> None:
             digest.update(data)
             return file.write(data)
 
-    torch.save(checkpoint, Digested())
+    digested: Any = Digested()
+    torch.save(checkpoint, digested)
     file.write(digest.digest())
 
 

@@ -17,7 +17,7 @@ from prefopt.tracking.events import EventFile
 
 
 class Record(L.Callback):
-    """Writes the meter's means to the event file every `every` steps, and stops the run where the loss is not finite."""
+    """Writes the meter's means to the event file every `every` steps, and stops the run where one is not finite."""
 
     def __init__(self, events: EventFile, folder: Path, *, every: int) -> None:
         self.events, self.folder, self.every = events, folder, every
@@ -62,7 +62,7 @@ class Record(L.Callback):
 
 
 class Evaluate(L.Callback):
-    """Calls `measure` at the steps that divide the run into `times` parts, the end excepted, and writes what it says."""
+    """Calls `measure` at the steps that divide the run into `times` parts, the end excepted, and writes its figures."""
 
     def __init__(self, measure: Callable[[], dict[str, float]], events: EventFile, *, times: int, steps: int) -> None:
         self.measure, self.events = measure, events

@@ -101,10 +101,6 @@ class AdapterOff:
     def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
         return self.policy.named_buffers()
 
-    def sample(self, prompts: Groups, n: int, generator: torch.Generator | None = None) -> Groups:
-        with self.policy.model.disable_adapter():
-            return self.policy.sample(prompts, n, generator)
-
 
 def frozen_copy(policy: nn.Module) -> Any:
     """A copy that never changes."""
@@ -121,7 +117,15 @@ def without_dropout(model: nn.Module) -> nn.Module:
     return model
 
 
+def no_small_bars() -> None:
+    """No progress bars of transformers on reading and writing local files, which takes a moment."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def exported(model: Any, tokenizer: Any, folder: Path) -> None:
+    no_small_bars()
     if hasattr(model, "merge_and_unload"):
         model.save_pretrained(folder / "adapter")
         model = copy.deepcopy(model).merge_and_unload()

@@ -9,7 +9,9 @@ import torch
 
 from prefopt.datasets.data import Data
 from prefopt.errors import PrefoptError
-from prefopt.models.causal import CausalPolicy, RewardModel
+from prefopt.models.causal import CausalPolicy, RewardModel, no_small_bars
+
+FOREIGN_CODE = "; code that comes with a model runs only with +model.trust_remote_code=true"
 
 
 class Tiny:
@@ -22,7 +24,7 @@ class Tiny:
 
     world: ClassVar[str] = "text"
 
-    def __init__(self, *, vocabulary: int = 2048, hidden_size: int = 128, layers: int = 4, heads: int = 4) -> None:
+    def __init__(self, *, vocabulary: int = 2048, hidden_size: int = 192, layers: int = 2, heads: int = 4) -> None:
         self.vocabulary, self.hidden_size, self.layers, self.heads = vocabulary, hidden_size, layers, heads
 
     def tokenizer(self, dataset: Any, start: Path | None) -> Any:
@@ -160,7 +162,7 @@ def opened_tokenizer(source: str | Path, **more: Any) -> Any:
     except (OSError, ValueError) as error:
         raise PrefoptError(
             f"the tokenizer of {source} does not open: {str(error).splitlines()[0]}",
-            "check model.name and the network, or give as model.path a folder with tokenizer.json in it",
+            "check model.name and the network, or give as model.path a folder with tokenizer.json in it" + FOREIGN_CODE,
         ) from error
     if tokenizer.eos_token_id is None:
         raise PrefoptError(
@@ -175,10 +177,13 @@ def opened_tokenizer(source: str | Path, **more: Any) -> Any:
 def _opened(auto: str, source: str | Path, **more: Any) -> Any:
     import transformers
 
+    if isinstance(source, Path):
+        no_small_bars()
     try:
         return getattr(transformers, auto).from_pretrained(source, use_safetensors=True, **more)
     except (OSError, ValueError) as error:
         raise PrefoptError(
             f"the model {source} does not open: {str(error).splitlines()[0]}",
-            "check model.name and the network, or give its folder, with model.safetensors in it, as model.path",
+            "check model.name and the network, or give its folder, with model.safetensors in it, as model.path"
+            + FOREIGN_CODE,
         ) from error

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import prefopt.methods
 import prefopt.run
-from prefopt.batch import Groups
+from prefopt.batch import Demonstrations, Groups, Pairs, Prompts, Rated
 from prefopt.config import CONF, composed, plain
 from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
@@ -27,7 +27,7 @@ from prefopt.run import STRUCTURE, food
 
 HOOKS = {"collect", "loss", "finish", "act", "score"}
 HELPERS = {"metrics"}
-RESPONSES = {"Prompts": 0, "Demonstrations": 1, "Pairs": 2, "Rated": 4}
+RESPONSES: dict[type, int] = {Prompts: 0, Demonstrations: 1, Pairs: 2, Rated: 4}
 GIVEN_BY_THE_RUN = {"tracking": {"home"}}
 ROLES = ("policy", "reference", "reward", "judge")
 B, T = 16, 5
@@ -140,9 +140,9 @@ class Player(nn.Module):
 
 
 def batch_of(kind: type[Groups], dtype: torch.dtype, *, extreme: bool = False) -> Groups:
-    """B examples of ragged responses; where `extreme`, labels and rewards come in all the sizes that `players` has."""
+    """B examples of ragged responses; `extreme` ones have rewards in the ten thousands."""
     draw = torch.Generator().manual_seed(1)
-    n = RESPONSES[kind.__name__]
+    n = next(RESPONSES[base] for base in kind.__mro__ if base in RESPONSES)
     length = torch.randint(1, T + 1, (B, n), generator=draw)
     length[0] = T
     mask = torch.arange(T) < length[..., None]
@@ -162,16 +162,16 @@ def batch_of(kind: type[Groups], dtype: torch.dtype, *, extreme: bool = False) -
     )
 
 
-def given(method: Method, batch: Groups, dtype: torch.dtype, *, extreme: bool = False) -> Method:
-    """The method with players in its roles.
+def given(method: Method, dtype: torch.dtype, *, extreme: bool = False) -> tuple[Method, Groups]:
+    """The method with players in its roles, and a batch that it eats.
 
     extreme: summed log-probs and scores are 0 or -1e4 in all combinations of role and side, so that log-ratios reach
     +-1e4. A policy's own samples are not that unlikely to itself (nothing below e^-40 is ever drawn), so there only
     the reference is extreme.
     """
     draw = torch.Generator().manual_seed(2)
-    kind, cast = type(batch), {}
-    own = any(field.name == "behaviour" for field in fields(kind))
+    batch, cast = batch_of(method.eats, dtype, extreme=extreme), {}
+    own = hasattr(batch, "behaviour")
     for place, role in enumerate(method.roles):
         values = -torch.rand(B, batch.n, T, generator=draw, dtype=dtype)
         if extreme and own and role == "policy":
@@ -181,7 +181,7 @@ def given(method: Method, batch: Groups, dtype: torch.dtype, *, extreme: bool = 
             values = (-1e4 * bits[..., None] / batch.length[..., None]).expand(-1, -1, T).to(dtype)
         cast[role] = Player(values.clone())
     prepare(method, cast)
-    return method
+    return method, batch
 
 
 def prepare(method: Method, cast: dict[str, Any]) -> None:
@@ -195,9 +195,7 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 
 
 def test_losses_are_per_example_and_metrics_are_detached(row: Any, dtype: torch.dtype) -> None:
-    method = row.method
-    batch = batch_of(method.eats, dtype)
-    given(method, batch, dtype)
+    method, batch = given(row.method, dtype)
     if not method.trains:
         with pytest.raises(NotImplementedError):
             method.loss(batch)
@@ -211,9 +209,7 @@ def test_losses_are_per_example_and_metrics_are_detached(row: Any, dtype: torch.
 
 
 def test_every_example_moves_its_own_loss_only(row: Any) -> None:
-    method = row.method
-    batch = batch_of(method.eats, torch.float64)
-    given(method, batch, torch.float64)
+    method, batch = given(row.method, torch.float64)
     for role in method.trains:
         losses, _ = method.loss(batch)
         values = getattr(method, role).values
@@ -224,9 +220,7 @@ def test_every_example_moves_its_own_loss_only(row: Any) -> None:
 
 
 def test_losses_and_gradients_are_finite_at_extremes(row: Any, dtype: torch.dtype) -> None:
-    method = row.method
-    batch = batch_of(method.eats, dtype, extreme=True)
-    given(method, batch, dtype, extreme=True)
+    method, batch = given(row.method, dtype, extreme=True)
     for role in method.trains:
         losses, metrics = method.loss(batch)
         losses.sum().backward()
@@ -236,9 +230,7 @@ def test_losses_and_gradients_are_finite_at_extremes(row: Any, dtype: torch.dtyp
 
 
 def test_a_permuted_batch_has_permuted_losses(row: Any, dtype: torch.dtype) -> None:
-    method = row.method
-    batch = batch_of(method.eats, dtype)
-    given(method, batch, dtype)
+    method, batch = given(row.method, dtype)
     if method.trains:
         order = torch.randperm(B, generator=torch.Generator().manual_seed(3))
         losses, metrics = method.loss(batch)
@@ -249,9 +241,7 @@ def test_a_permuted_batch_has_permuted_losses(row: Any, dtype: torch.dtype) -> N
 
 
 def test_losses_of_micro_batches_are_those_of_the_batch(row: Any) -> None:
-    method = row.method
-    batch = batch_of(method.eats, torch.float64)
-    given(method, batch, torch.float64)
+    method, batch = given(row.method, torch.float64)
     if method.trains:
         parts = [method.loss(micro)[0] for micro in batch.split(3)]
         assert [len(part) for part in parts] == [3, 3, 3, 3, 3, 1]
@@ -259,9 +249,7 @@ def test_losses_of_micro_batches_are_those_of_the_batch(row: Any) -> None:
 
 
 def test_padding_changes_no_loss(row: Any) -> None:
-    method = row.method
-    batch = batch_of(method.eats, torch.float64)
-    given(method, batch, torch.float64)
+    method, batch = given(row.method, torch.float64)
     wider = {
         name: nn.functional.pad(value, (0, 3))
         for name, value in vars(batch).items()
@@ -315,12 +303,12 @@ def test_every_declared_role_is_used_and_no_other(row: Any, home: Any, monkeypat
     more = ["method.needs.reference=copy"] if "reference" in row.default.method.needs else []
     method, data, roles = staged(row.config(*more), monkeypatch)
     touched = watched(method)
-    given = food(method, data)
-    table = method.collect(given, 0)
+    eaten = food(method, data)
+    table = method.collect(eaten, 0)
     assert (table is None) == (not method.trains)
     if table is not None:
         assert table.kind is method.eats
-        assert len(table) == (method.per_round or len(given))
+        assert len(table) == (method.per_round or len(eaten))
         losses, _ = method.loss(table.batch(np.arange(8)))
         losses.sum().backward()
         for role in roles:

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-import prefopt.loop.checkpoints
 from prefopt.config import composed
 from prefopt.errors import reports_errors
 from prefopt.evaluation import figures
+from prefopt.loop import checkpoints
 from prefopt.run import run
+from prefopt.tracking import events
 
 
 def work(job: dict[str, Any]) -> None:
@@ -29,7 +30,8 @@ def work(job: dict[str, Any]) -> None:
     for number in (1, 2):
         os.dup2(os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     # A clock that ticks when it is looked at: checkpoints come every so many batches, wherever the tests run.
-    prefopt.loop.checkpoints.time = SimpleNamespace(monotonic=itertools.count().__next__)  # type: ignore[assignment]
+    checkpoints.time = SimpleNamespace(monotonic=itertools.count().__next__)  # type: ignore[assignment]
+    events.VISIBLE_S = -1.0  # every event is in its file at once, also those that a resumed run must take back
     if job["dies"]:
         dies(*job["dies"])
     reports_errors(lambda: run(composed(job["overrides"])))()

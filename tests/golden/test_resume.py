@@ -17,13 +17,13 @@ TEXT = [
     *("dataset=reviews", "model=tiny", "model.hidden_size=32", "model.layers=1", "model.vocabulary=300"),
     *("dataset.pairs=64", "dataset.demonstrations=64", "dataset.test_pairs=16", "evaluation.prompts=4"),
     *("method=rdpo", "rounds=3", "batch_size=16", "micro_batch_size=5", "decay=cosine"),
-    *("tracking=none", "trainer=cpu", "trainer.log_every=3", "trainer.checkpoint_every_s=3", "evaluation.times=3"),
+    *("tracking=none", "trainer=cpu", "trainer.log_every=2", "trainer.checkpoint_every_s=3", "evaluation.times=3"),
 ]
 """12 steps in 3 rounds after an SFT stage; evaluations at steps 4, the end of a round, and 8."""
 BANDIT = [
     *("dataset=bandit", "model=log_linear", "dataset.pairs=64", "dataset.test_pairs=16"),
     *("method=grpo", "method.prompts=12", "method.group_size=4", "+method.passes=2", "rounds=3", "batch_size=4"),
-    *("tracking=none", "trainer=cpu", "trainer.log_every=4", "trainer.checkpoint_every_s=4", "evaluation.times=4"),
+    *("tracking=none", "trainer=cpu", "trainer.log_every=4", "trainer.checkpoint_every_s=3", "evaluation.times=4"),
 ]
 """18 steps in 3 rounds, each on samples of its own; evaluations at steps 4, 9, the middle of a round, and 14."""
 KINDS = {"text": (TEXT, "rdpo", 12), "bandit": (BANDIT, "grpo", 18)}

@@ -196,9 +196,10 @@ def test_a_number_that_is_not_finite_stops_the_run_keeps_what_was_good_and_the_b
     poison: Any, what: str, step: int, home: Path, expected: store.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed, batches = poisoned(step, poison)
-    with monkeypatch.context() as patch, pytest.raises(Diverged) as diverged:
+    with monkeypatch.context() as patch:
         patch.setattr(Pairwise, "loss", changed)
-        sent()
+        with pytest.raises(Diverged) as diverged:
+            sent()
     stored = stored_run()
     bad = stored.folder / "bad_batch.safetensors"
     assert diverged.value.exit_code == 3
@@ -260,7 +261,7 @@ def files_end_at(size: int) -> Iterator[None]:
 def test_a_checkpoint_that_fits_only_in_part_is_as_if_it_had_never_been(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     WholeFiles().save_checkpoint({"weights": torch.zeros(10)}, path)
-    with files_end_at(100_000), pytest.raises(PrefoptError, match="last.ckpt could not be written"):
+    with files_end_at(100_000), pytest.raises(PrefoptError, match=r"last\.ckpt could not be written"):
         WholeFiles().save_checkpoint({"weights": torch.ones(1_000_000)}, path)
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
     assert not WholeFiles().load_checkpoint(path)["weights"].any()
@@ -268,9 +269,13 @@ def test_a_checkpoint_that_fits_only_in_part_is_as_if_it_had_never_been(tmp_path
 
 def test_an_event_file_that_cannot_grow_is_a_clear_error(tmp_path: Path) -> None:
     file = EventFile(tmp_path / EVENTS)
-    with files_end_at(10_000), pytest.raises(PrefoptError, match="metrics.jsonl"):
+
+    def fill() -> None:
         for step in range(1000):
             file.write(step, {"loss": 1.0})
+
+    with files_end_at(10_000), pytest.raises(PrefoptError, match=r"metrics\.jsonl"):
+        fill()
     file.close()
     steps = [event.step for event in read(tmp_path / EVENTS)]
     assert steps == list(range(len(steps))) and len(steps) > 100
@@ -410,9 +415,10 @@ def identity_of_sft(config: Any) -> str:
 def test_a_failed_run_keeps_its_error_until_it_is_sent_again(
     home: Path, expected: store.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+    with monkeypatch.context() as patch:
         patch.setattr(Examination, "after", lambda self: 1 / 0)
-        sent()
+        with pytest.raises(ZeroDivisionError):
+            sent()
     stored = stored_run()
     assert stored.status()["error"] == "division by zero"
     assert "ZeroDivisionError" in (stored.folder / "error.txt").read_text()

@@ -15,6 +15,7 @@ from torch import Tensor
 from prefopt.config import composed
 from prefopt.datasets.data import Data
 from prefopt.errors import PrefoptError
+from prefopt.evaluation import figures
 from prefopt.methods.pairwise.base import Objective, Pairwise, Robustifier
 from prefopt.methods.pairwise.objectives.dpo import DPO
 from prefopt.methods.pairwise.objectives.ipo import IPO
@@ -202,18 +203,22 @@ def test_a_rate_that_cannot_be_corrected_is_refused(robust: type[Robustifier], e
 SMALL = ["dataset=bandit", "model=log_linear", "tracking=none", "dataset.pairs=64", "dataset.test_pairs=8", "rounds=2"]
 
 
-def trained(*overrides: str) -> bytes:
-    return (run(composed([*SMALL, *overrides])).policy / "exact.safetensors").read_bytes()
+@pytest.fixture
+def trained(home: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bytes]:
+    """The exported weights of a run, which draws no figures."""
+    for drawing in ("learning_curves", "margin_histogram"):
+        monkeypatch.setattr(figures, drawing, lambda *_: [])
+    return lambda *overrides: (run(composed([*SMALL, *overrides])).policy / "exact.safetensors").read_bytes()
 
 
-def test_a_run_that_assumes_no_noise_is_a_run_of_dpo(home: Any) -> None:
+def test_a_run_that_assumes_no_noise_is_a_run_of_dpo(trained: Callable[..., bytes]) -> None:
     dpo = trained("method=dpo", "noise.rate=0.3")
     assert trained("method=rdpo", "noise.rate=0.3", "noise.assumed=0") == dpo
     assert trained("method=cdpo", "noise.rate=0.3", "noise.assumed=0") == dpo
     assert trained("method=rdpo", "noise.rate=0.3") != dpo
 
 
-def test_noise_at_rate_zero_is_no_noise(home: Any) -> None:
+def test_noise_at_rate_zero_is_no_noise(trained: Callable[..., bytes]) -> None:
     clean = trained("method=rdpo", "noise=none", "noise.assumed=0.2")
     assert trained("method=rdpo", "noise=flip", "noise.rate=0", "noise.assumed=0.2") == clean
     assert trained("method=rdpo", "noise=flip", "noise.rate=0.2", "noise.assumed=0.2") != clean

@@ -201,14 +201,14 @@ def test_gradient_checkpointing_changes_no_number(
     from transformers.models.qwen2 import modeling_qwen2
 
     calls = []
-    forward = modeling_qwen2.Qwen2DecoderLayer.forward
+    forward = modeling_qwen2.Qwen2MLP.forward
     plain = sent(folders["qwen2"], "method=dpo", "model.start=null", *lora)
 
     def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
         calls.append(torch.is_grad_enabled())
         return forward(self, *args, **kwargs)
 
-    monkeypatch.setattr(modeling_qwen2.Qwen2DecoderLayer, "forward", counted)
+    monkeypatch.setattr(modeling_qwen2.Qwen2MLP, "forward", counted)
     saving = sent(folders["qwen2"], "method=dpo", "model.start=null", "model.gradient_checkpointing=true", *lora)
     assert calls.count(True) >= 2 * 2 * 6, "each of 2 layers runs twice in each of 6 steps"
     assert losses(saving) == pytest.approx(losses(plain), rel=1e-5)
@@ -278,7 +278,7 @@ def test_code_that_comes_with_a_model_is_not_run_unless_asked(broken: Path, home
     }
     (broken / "config.json").write_text(json.dumps(config))
     (broken / "mine.py").write_text(f"import pathlib; pathlib.Path({str(broken / 'canary')!r}).touch()")
-    with pytest.raises(PrefoptError, match="trust_remote_code"):
+    with pytest.raises(PrefoptError, match="contains custom code"):
         sent(broken, "method=rdpo", "model.start=null")
     assert not (broken / "canary").exists()
 

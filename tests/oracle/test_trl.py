@@ -72,7 +72,7 @@ def ours(method: Method, batch: Groups, policy: Numbers) -> tuple[Tensor, Tensor
 
 
 def theirs(loss_type: str, batch: Pairs, policy: Numbers, beta: float, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    """The same from TRL's trainer, of which only its loss runs: one pair at a time, and all at once for the gradient."""
+    """The same from TRL's trainer, of which only its loss runs: a pair at a time, and all at once for the gradient."""
     one_by_one = [
         trl_loss(loss_type, batch.pick(slice(i, i + 1)), policy, beta, smoothing)[0] for i in range(len(batch))
     ]

@@ -1,0 +1,79 @@
+"""Combinations that cannot work, refused in the first second with what would work."""
+
+from typing import Any
+
+from hydra.utils import get_class
+from omegaconf import DictConfig
+
+from prefopt.batch import Demonstrations, Pairs, Prompts
+from prefopt.config import needed
+from prefopt.errors import PrefoptError
+from prefopt.methods.base import Method
+
+REFERENCES = ("cached", "copy", "adapter")
+
+
+def check(config: DictConfig, method: Method, model: Any, dataset: Any) -> None:
+    """Raise PrefoptError where method, model, dataset, noise and needs do not go together."""
+    choices = config.choices
+    if model.world != dataset.world:
+        fitting = {"text": "dataset=reviews, or dataset=pairs", "exact": "dataset=bandit"}[model.world]
+        models = {"text": "model=tiny, or model=hf", "exact": "model=log_linear, or model=tabular"}[dataset.world]
+        raise PrefoptError(
+            f"model={choices.model} does not run on dataset={choices.dataset}", f"use {models}; or {fitting}"
+        )
+    eaten = Prompts if method.per_round is not None else method.eats
+    if eaten not in dataset.gives:
+        gives = ", ".join(sorted(kind.__name__ for kind in dataset.gives))
+        mend = "on exact worlds the policy starts as the reference, without SFT"
+        raise PrefoptError(
+            f"method={choices.method} eats {eaten.__name__}, and dataset={choices.dataset} gives only {gives}",
+            mend if eaten is Demonstrations else "choose another dataset",
+        )
+    for role in method.roles:
+        _check_need(config, method, model, dataset, role)
+    if config.noise.rate > 0 and not reads_labels(config):
+        raise PrefoptError(
+            f"noise.rate={config.noise.rate}, but no part of method={choices.method} reads a label",
+            "use noise=none, or a learned reward: 'method.needs.reward={method: bradley_terry}'",
+        )
+
+
+def _check_need(config: DictConfig, method: Method, model: Any, dataset: Any, role: str) -> None:
+    if role not in config.method.needs:
+        raise PrefoptError(f"method.needs says nothing of the role {role}", f"add +method.needs.{role}=...")
+    need = config.method.needs[role]
+    if role == "reference":
+        if need not in REFERENCES:
+            raise PrefoptError(
+                f"method.needs.reference={need} is no kind of reference", "choose cached, copy or adapter"
+            )
+        if need == "cached" and method.per_round is not None:
+            raise PrefoptError(
+                "method.needs.reference=cached, but this method learns from samples that no cache has seen",
+                "use method.needs.reference=copy, or adapter",
+            )
+        if need == "adapter" and not getattr(model, "lora", None):
+            raise PrefoptError(
+                "method.needs.reference=adapter, but the model has no adapter",
+                "give the model one ('model.lora={r: 16}') or use method.needs.reference=cached",
+            )
+    elif role not in method.trains and not isinstance(need, DictConfig) and role != "policy":
+        if need != "gold":
+            raise PrefoptError(
+                f"method.needs.{role}={need} is no {role}", "use gold, or {method: bradley_terry} for a learned one"
+            )
+        if not dataset.has_gold:
+            raise PrefoptError(
+                f"method.needs.{role}=gold, but dataset={config.choices.dataset} has no reward of its own",
+                f"use 'method.needs.{role}={{method: bradley_terry}}', or dataset=reviews, or dataset=bandit",
+            )
+
+
+def reads_labels(config: DictConfig) -> bool:
+    """Whether the labels of training pairs, or of a judge, enter this run or one that it needs."""
+    method: Any = get_class(config.method._target_)
+    if method.eats is Pairs:
+        return True
+    needs = [need for need in config.method.needs.values() if isinstance(need, DictConfig)]
+    return any(need.get("noise") != "none" and reads_labels(needed(config, need)) for need in needs)
