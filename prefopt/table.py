@@ -31,6 +31,12 @@ class Ragged:
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
+    def places(self, rows: np.ndarray) -> np.ndarray:
+        """Where in `values` the rows' values stand, row after row."""
+        lengths = self.lengths[rows]
+        steps = np.arange(lengths.max(initial=0))
+        return (self.offsets[rows][:, None] + steps)[steps < lengths[:, None]]
+
     def padded(self, rows: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
         """[len(rows), longest] of `values` (default: the own ones), padded with zeros at the right."""
         values = self.values if values is None else values
@@ -65,6 +71,12 @@ class Table:
     @property
     def n(self) -> int:
         return len(self.response.lengths) // max(len(self), 1)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """[N] tokens of the prompt and the longest response."""
+        responses = self.response.lengths.reshape(len(self), -1)
+        return self.prompt.lengths + (responses.max(1) if responses.size else 0)
 
     def batch(self, rows: np.ndarray) -> Groups:
         """The examples `rows` as one batch of `kind`."""

@@ -8,6 +8,9 @@ import numpy as np
 from prefopt.batch import Groups
 from prefopt.table import Table
 
+WINDOW = 16
+"""Batches within which examples are sorted by length."""
+
 
 class Loader:
     """One round over a table, `passes` times, in batches whose sizes differ by at most one example.
@@ -17,9 +20,9 @@ class Loader:
 
     def __init__(self, table: Table, *, batch_size: int, seed: int, round: int, passes: int = 1) -> None:
         self.table = table
+        draws = np.random.default_rng([seed, round])
         parts = batches(len(table), batch_size)
-        shuffles = np.random.default_rng([seed, round]).permuted(np.tile(np.arange(len(table)), (passes, 1)), axis=1)
-        self.plan = [rows for shuffle in shuffles for rows in np.array_split(shuffle, parts)]
+        self.plan = [rows for _ in range(passes) for rows in bucketed(table.lengths, parts, draws)]
         self.given = 0
         self._start = 0
 
@@ -38,6 +41,18 @@ class Loader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._start = state["given"]
+
+
+def bucketed(lengths: np.ndarray, parts: int, draws: np.random.Generator) -> list[np.ndarray]:
+    """A shuffled pass in `parts` batches of examples of similar length, so that little of a batch is padding.
+
+    Examples are shuffled, sorted by length within windows of `WINDOW` batches, and the batches shuffled again.
+    """
+    shuffle = draws.permutation(len(lengths))
+    window = np.arange(len(lengths)) * parts // (WINDOW * len(lengths))
+    rows = shuffle[np.lexsort((lengths[shuffle], window))]
+    plan = np.array_split(rows, parts)
+    return [plan[k] for k in draws.permutation(parts)]
 
 
 def batches(examples: int, batch_size: int) -> int:

@@ -30,10 +30,17 @@ def with_reference(table: Table, policy: Any, *, batch_size: int, device: Any, p
 
 @torch.no_grad()
 def logps(table: Table, policy: Any, batch_size: int, device: Any) -> np.ndarray:
-    """[response tokens] log-probs in nats, in the table's order."""
-    batches = track(sequential(table, batch_size), "reference log-probs", -(-len(table) // batch_size))
-    found = [policy.logps(batch.to(device))[batch.to(device).mask].cpu() for batch in batches]
-    return torch.cat(found).numpy()
+    """[response tokens] log-probs in nats, in the table's order; computed in the order of length."""
+    batches = sequential(table, batch_size, np.argsort(table.lengths, kind="stable"))
+    places, values = [], []
+    for batch in track(batches, "reference log-probs", -(-len(table) // batch_size)):
+        rows = (batch.index[:, None] * table.n + torch.arange(table.n)).flatten().numpy()
+        moved = batch.to(device)
+        places.append(table.response.places(rows))
+        values.append(policy.logps(moved)[moved.mask].cpu())
+    found = torch.cat(values).numpy()
+    found[np.concatenate(places)] = found.copy()
+    return found
 
 
 def checksum(model: Any) -> str:

@@ -18,13 +18,16 @@ def sides(subject: Subject, split: Split, batch_size: int, rows: np.ndarray | No
     """[N, 2] arrays over the split's pairs, winner by the true label first: reward, S and length, and reference S where
     there is one."""
     found: dict[str, list[np.ndarray]] = {}
-    for batch in sequential(split.pairs, batch_size, rows):
+    rows = np.arange(len(split.pairs)) if rows is None else rows
+    by_length = np.argsort(split.pairs.lengths[rows], kind="stable")
+    for batch in sequential(split.pairs, batch_size, rows[by_length]):
         truth = torch.from_numpy(split.truth.label[batch.index.numpy()])
         both = measured(subject, batch.to(subject.device)) | {"length": batch.length}
         for name, value in both.items():
             winner_first = torch.stack(chosen_rejected(value.cpu().double(), truth), 1)
             found.setdefault(name, []).append(winner_first.numpy())
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+    back = np.argsort(by_length)
+    return {name: np.concatenate(parts)[back] for name, parts in found.items()}
 
 
 def measured(subject: Subject, batch: Groups) -> dict[str, Tensor]:
