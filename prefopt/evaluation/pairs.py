@@ -77,7 +77,9 @@ def ranking(values: dict[str, np.ndarray], *, beta: float | None, rater_share: f
 
         R = 1[ S_w >= S_l ],   R* = 1[ ref_w - ref_l + log(alpha / (1 - alpha)) / beta > 0 ],   gap = R* - R
 
-    alpha: the share of raters that agrees with the label; `rater_share` for all pairs.
+    alpha: the share of raters that agrees with the label; `rater_share` for all pairs. rank/flip_rate: the share of
+    pairs that the reference ranks wrong and the policy right. rank/loss_needed: the median DPO loss at which a pair
+    starts to be ranked right.
     """
     S, A = values["S"], values["S"] / values["length"]
     figures = {"rank/accuracy": (S[:, 0] >= S[:, 1]).mean(), "rank/accuracy_normalised": (A[:, 0] >= A[:, 1]).mean()}
@@ -88,6 +90,8 @@ def ranking(values: dict[str, np.ndarray], *, beta: float | None, rater_share: f
         flipped = (values["reference"][:, 0] < values["reference"][:, 1]) & (S[:, 0] >= S[:, 1])
         wrong = (values["reference"][:, 0] < values["reference"][:, 1]).sum()
         figures["rank/flip_rate"] = flipped.sum() / max(wrong, 1)
+        c = values["reference"][:, 1] - values["reference"][:, 0]
+        figures["rank/loss_needed"] = float(np.median(loss_needed(c, beta)))
     return figures
 
 
