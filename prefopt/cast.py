@@ -1,6 +1,6 @@
 """Who plays which role: policies, references, reward models and judges, from the config's `needs`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,6 @@ from prefopt.models.judge import Judge
 from prefopt.models.model import Gold
 from prefopt.noise.base import Noise
 
-Needed = Callable[[Mapping[str, Any]], Path]
-"""Runs the run that a need describes, or finds it, and says where its model is."""
-
-
-def start_of(method: Method, needs: Mapping[str, Any], needed: Needed) -> Path | None:
-    """The folder that the method's first trained or acting role starts from, None where the model starts as it is."""
-    need = needs.get("policy" if "policy" in method.roles else method.roles[0])
-    return needed(need) if isinstance(need, Mapping) else None
-
 
 def cast(
     method: Method,
@@ -29,17 +20,20 @@ def cast(
     data: Data,
     tokenizer: Any,
     start: Path | None,
-    needed: Needed,
+    places: Mapping[str, Path],
     noise: Noise,
     seed: int,
     device: Any,
 ) -> dict[str, Any]:
-    """The method's roles by name, and `start`: the policy as it was before training, frozen."""
+    """The method's roles by name, and `start`: the policy as it was before training, frozen.
+
+    start: the folder that the first role starts from, None where the model starts as it is. places: the folders of the
+    runs that fill a role.
+    """
 
     def scorer(role: str) -> Any:
-        need = needs[role]
-        if isinstance(need, Mapping):
-            return frozen_copy(model.reward(data, tokenizer, needed(need)).to(device))
+        if role in places:
+            return frozen_copy(model.reward(data, tokenizer, places[role]).to(device))
         return Gold(data)
 
     parts: dict[str, Any] = {}

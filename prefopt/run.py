@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from prefopt import store
 from prefopt.batch import Demonstrations, Pairs, Prompts
-from prefopt.cast import cast, start_of
+from prefopt.cast import cast
 from prefopt.check import check
 from prefopt.config import needed, plain
 from prefopt.datasets.data import Data
@@ -104,12 +104,14 @@ def _carried_out(config: DictConfig, settings: dict[str, Any], parts: Parts, sto
     replace_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     needs = {role: need for role, need in settings["method"]["needs"].items() if role in parts.method.roles}
 
-    def fulfilled(need: Mapping[str, Any]) -> Path:
-        return run(needed(config, need), wait=True).policy
-
     tracker = made(settings["tracking"], home=store.home())
     try:
-        start = start_of(parts.method, needs, fulfilled)
+        places = {
+            role: run(needed(config, need), wait=True).policy
+            for role, need in needs.items()
+            if isinstance(need, Mapping)
+        }
+        start = places.get("policy" if "policy" in parts.method.roles else parts.method.roles[0])
         L.seed_everything(settings["seed"], verbose=False)
         tokenizer = parts.model.tokenizer(parts.dataset, start)
         data = noisy(parts.dataset.load(tokenizer), parts.noise, settings["seed"])
@@ -120,7 +122,7 @@ def _carried_out(config: DictConfig, settings: dict[str, Any], parts: Parts, sto
             data=data,
             tokenizer=tokenizer,
             start=start,
-            needed=fulfilled,
+            places=places,
             noise=parts.noise,
             seed=settings["seed"],
             device=parts.device,
