@@ -106,11 +106,8 @@ def _carried_out(config: DictConfig, settings: dict[str, Any], parts: Parts, sto
 
     tracker = made(settings["tracking"], home=store.home())
     try:
-        places = {
-            role: run(needed(config, need), wait=True).policy
-            for role, need in needs.items()
-            if isinstance(need, Mapping)
-        }
+        runs = {role: needed(config, need) for role, need in needs.items() if isinstance(need, Mapping)}
+        places = {role: run(need, wait=True).policy for role, need in runs.items()}
         start = places.get("policy" if "policy" in parts.method.roles else parts.method.roles[0])
         L.seed_everything(settings["seed"], verbose=False)
         tokenizer = parts.model.tokenizer(parts.dataset, start)
