@@ -18,6 +18,7 @@ FLOORS = [
     {"models", "optim"},
     {"methods", "evaluation"},
     {"config", "cast", "loop"},
+    {"check"},
     {"run", "claims", "summary"},
     {"train", "reproduce", "compare", "sweep"},
 ]

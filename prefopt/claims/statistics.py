@@ -36,6 +36,14 @@ def slope(*, arm: str, figure: str, against: str, transform: Literal["log", "cor
     return of
 
 
+def slope_gap(
+    *, arm: str, figure: str, other: str, against: str, transform: Literal["log", "correction"] = "log"
+) -> Statistic:
+    """The slope of `figure` less that of `other`: 0 where the one follows the other."""
+    ours, theirs = (slope(arm=arm, figure=f, against=against, transform=transform) for f in (figure, other))
+    return lambda cells: ours(cells) - theirs(cells)
+
+
 def spread(*, arm: str, figure: str, against: str) -> Statistic:
     """Largest relative distance of mean `figure` * (1 - 2e) from its mean over a grid of flip rates e."""
 

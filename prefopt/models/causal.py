@@ -117,15 +117,16 @@ def without_dropout(model: nn.Module) -> nn.Module:
     return model
 
 
-def no_small_bars() -> None:
-    """No progress bars of transformers on reading and writing local files, which takes a moment."""
+def quieten() -> None:
+    """No bars for local files, which take a moment, and no report that the head of a new reward model is new."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def exported(model: Any, tokenizer: Any, folder: Path) -> None:
-    no_small_bars()
+    quieten()
     if hasattr(model, "merge_and_unload"):
         model.save_pretrained(folder / "adapter")
         model = copy.deepcopy(model).merge_and_unload()

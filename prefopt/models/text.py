@@ -9,7 +9,7 @@ import torch
 
 from prefopt.datasets.data import Data
 from prefopt.errors import PrefoptError
-from prefopt.models.causal import CausalPolicy, RewardModel, no_small_bars
+from prefopt.models.causal import CausalPolicy, RewardModel, quieten
 
 FOREIGN_CODE = "; code that comes with a model runs only with +model.trust_remote_code=true"
 
@@ -178,7 +178,7 @@ def _opened(auto: str, source: str | Path, **more: Any) -> Any:
     import transformers
 
     if isinstance(source, Path):
-        no_small_bars()
+        quieten()
     try:
         return getattr(transformers, auto).from_pretrained(source, use_safetensors=True, **more)
     except (OSError, ValueError) as error:
