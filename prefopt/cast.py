@@ -50,6 +50,9 @@ def cast(
     if "reward" in method.roles:
         parts["reward"] = model.reward(data, tokenizer, start) if "reward" in method.trains else scorer("reward")
     if "judge" in method.roles:
-        temperature = 1.0 if data.world is None else data.world.temperature
-        parts["judge"] = Judge(scorer("judge"), temperature=temperature, noise=noise, seed=seed, device=device)
+        learned = "judge" in places  # from noisy labels, whose log-odds are its reward
+        temperature = 1.0 if learned or data.world is None else data.world.temperature
+        parts["judge"] = Judge(
+            scorer("judge"), temperature=temperature, noise=None if learned else noise, seed=seed, device=device
+        )
     return parts

@@ -13,7 +13,7 @@ from prefopt.errors import PrefoptError
 from prefopt.store import CHECKOUT, home
 
 CONF = CHECKOUT / "conf"
-INHERITED = ("model", "dataset", "noise", "trainer", "tracking", "seed")
+INHERITED = ("model", "dataset", "noise", "trainer", "tracking", "seed", "micro_batch_size")
 """What a needed run takes over from the run that needs it, unless the need says otherwise."""
 
 

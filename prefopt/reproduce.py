@@ -54,14 +54,14 @@ def reproduced(claim: Claim, *, seeds: int | None, only: str | None, jobs: int) 
         cells = list(run_all(claim.name, experiment, jobs))
         for test in experiment.tests:
             value = test.statistic(cells)
-            low, high = interval(test.statistic, cells)
+            low, high = (float("nan"),) * 2 if test.extreme else interval(test.statistic, cells)
             verdict = "-" if not test.gated else "holds" if test.holds(value) else "does not hold"
             lines.append(
                 {
                     "experiment": experiment.name,
                     "statistic": test.says,
                     "measured": value,
-                    "interval": [low, high],
+                    "interval": None if test.extreme else [low, high],
                     "criterion": test.criterion,
                     "verdict": verdict,
                     "seeds": experiment.seeds,
@@ -72,12 +72,12 @@ def reproduced(claim: Claim, *, seeds: int | None, only: str | None, jobs: int) 
                 experiment.name,
                 test.says,
                 f"{value:.3f}",
-                f"{low:.3f} .. {high:.3f}",
+                "-" if test.extreme else f"{low:.3f} .. {high:.3f}",
                 test.criterion,
                 f"[{style}]{verdict}",
             )
     Console(width=None if sys.stdout.isatty() else 160).print(table)
-    path = home() / "claims" / f"{claim.name}.json"
+    path = home() / "claims" / f"{'.'.join([claim.name, *([only] if only else [])])}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"claim": claim.claim, "paper": claim.paper, "tests": lines}, indent=2))
     print(path)

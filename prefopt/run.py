@@ -3,7 +3,7 @@
 import json
 import traceback
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,7 @@ def run(config: DictConfig, *, wait: bool = False) -> store.Run:
 
     wait: wait for another process that works on it, instead of an error.
     """
-    settings = plain(config)
-    parts = Parts(settings)
+    parts = Parts(config)
     check(config, parts.method, parts.model, parts.dataset)
     stored = store.run(config.choices.method, config.choices.dataset, parts.fingerprint())
     stored.folder.mkdir(parents=True, exist_ok=True)
@@ -53,15 +52,16 @@ def run(config: DictConfig, *, wait: bool = False) -> store.Run:
         if stored.done:
             say(f"{stored.name} is done already", "dim")
         else:
-            _carried_out(config, settings, parts, stored)
+            _carried_out(config, parts, stored)
     return stored
 
 
 class Parts:
     """The classes that a configuration names, instantiated; nothing heavy is loaded yet."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.settings = settings
+    def __init__(self, config: DictConfig) -> None:
+        self.config, self.settings = config, plain(config)
+        settings = self.settings
         self.device = device_of(settings["trainer"]["accelerator"])
         self.noise = made(settings["noise"])
         self.method: Method = made(settings["method"])
@@ -69,7 +69,8 @@ class Parts:
         self.dataset = made(settings["dataset"])
 
     def fingerprint(self) -> str:
-        """What the run depends on: files by their content, and a recipe by what it was resolved to."""
+        """What the run depends on: files by their content, a recipe by what it was resolved to, and the same of the
+        runs that it needs."""
         settings = {k: v for k, v in self.settings.items() if k != "recipe"}
         contents: dict[str, Any] = {
             key: {k: v for k, v in settings[key].items() if k not in without}
@@ -77,7 +78,21 @@ class Parts:
         }
         if (weights := self.model.checksum()) != "":
             contents["model"]["path"] = weights
-        return store.fingerprint(settings, {**contents, "dataset": self.dataset.checksum()})
+        return store.fingerprint(
+            settings, {**contents, "dataset": self.dataset.checksum(), "needs": described(self.config)}
+        )
+
+
+def described(config: DictConfig) -> dict[str, Any]:
+    """How each run that this one needs is trained, and those that they need, by role."""
+    needs = {role: need for role, need in config.method.needs.items() if isinstance(need, DictConfig)}
+    return {str(role): _trained_how(needed(config, need)) for role, need in needs.items()}
+
+
+def _trained_how(config: DictConfig) -> dict[str, Any]:
+    shared = {"model", "dataset", "trainer", "tracking", "recipe", "choices", "evaluation"}
+    settings = {key: value for key, value in plain(config).items() if key not in shared}
+    return {**settings, "needs": described(config)}
 
 
 def made(node: Mapping[str, Any], **more: Any) -> Any:
@@ -98,8 +113,8 @@ def made(node: Mapping[str, Any], **more: Any) -> Any:
         ) from error
 
 
-def _carried_out(config: DictConfig, settings: dict[str, Any], parts: Parts, stored: store.Run) -> None:
-    folder = stored.folder
+def _carried_out(config: DictConfig, parts: Parts, stored: store.Run) -> None:
+    folder, settings = stored.folder, parts.settings
     stored.mark("running")
     replace_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     needs = {role: need for role, need in settings["method"]["needs"].items() if role in parts.method.roles}
@@ -130,7 +145,8 @@ def _carried_out(config: DictConfig, settings: dict[str, Any], parts: Parts, sto
             folder, stored.name, settings | {"data": facts["data"]}, tags(config, facts["environment"], stored)
         )
         examination = trained(settings, parts, data, roles, needs, folder, stored.name)
-        measured = examination.after()
+        with precision(settings, parts.device):
+            measured = examination.after()
         append(folder / EVENTS, measured)
         written = record(parts, examination, tokenizer, folder)
         results = {"run": stored.name, "figures": measured, "policy": str(stored.policy), **facts, "config": settings}
@@ -193,9 +209,11 @@ def trained(
         seed=settings["seed"],
     )
     suite = made(settings["evaluation"])
-    examination = suite.examine(subject(method, roles, device), data, rate=settings["noise"]["rate"])
+    rate = parts.noise.rate if parts.noise.kind in ("none", "flip") else None
+    examination = suite.examine(subject(method, roles, device), data, rate=rate)
     if "reference" in method.roles:
-        agree(method.to(device), data.train.pairs, settings["trainer"]["precision"])
+        with precision(settings, device):
+            agree(method.to(device), data.train.pairs, settings["trainer"]["precision"])
     events = EventFile(folder / EVENTS)
     try:
         fit(
@@ -217,10 +235,15 @@ def trained(
     return examination
 
 
+def precision(settings: Mapping[str, Any], device: torch.device) -> AbstractContextManager[Any]:
+    """The precision that training computes in, for what is computed outside Lightning's loop."""
+    half = settings["trainer"]["precision"] == "bf16-mixed"
+    return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
+
+
 def referenced(data: Data, start: Any, settings: Mapping[str, Any], device: torch.device) -> Data:
     """The data with the reference's log-probs beside the responses of both splits."""
-    half = settings["trainer"]["precision"] == "bf16-mixed"
-    with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
+    with precision(settings, device):
         train, test = (
             replace(
                 split,
@@ -257,7 +280,8 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
     acts = "policy" in method.roles
     main = roles[method.trains[0]] if method.trains else roles.get("policy")
     objective = getattr(method, "objective", None)
-    beta = getattr(method, "beta", None) or getattr(objective, "beta", None) or getattr(objective, "tau", None)
+    beta = getattr(method, "beta", None) or getattr(objective, "beta", None)
+    offline = method.eats is Pairs and method.per_round is None
     implied = objective.reward if objective is not None and objective.uses_reference else None
     theta = getattr(getattr(main, "f", None), "theta", None)
     return Subject(
@@ -268,8 +292,9 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
         start=roles.get("start"),
         kl_bound=getattr(method, "kl_bound", None),
         beta=beta,
-        theta=theta if implied or not acts else None,
-        theta_scale=beta if implied and beta else 1.0,
+        recorded=offline,
+        theta=theta if offline and (beta or not acts) else None,
+        theta_scale=beta or 1.0,
         device=device,
     )
 

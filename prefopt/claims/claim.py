@@ -15,12 +15,14 @@ from prefopt.errors import PrefoptError
 
 @dataclass(frozen=True)
 class Test:
-    """One line of the verdict: the statistic must lie in [at_least, at_most]; without either it is only reported."""
+    """One line of the verdict: the statistic must lie in [at_least, at_most]; without either it is only reported.
+    An extreme over seeds has no interval."""
 
     says: str
     statistic: Statistic
     at_least: float | None
     at_most: float | None
+    extreme: bool = False
 
     def holds(self, value: float) -> bool:
         low = float("-inf") if self.at_least is None else self.at_least
@@ -100,4 +102,6 @@ def _test(path: Path, node: Mapping[str, Any]) -> Test:
     make = getattr(statistics, kind, None)
     if make is None:
         raise PrefoptError(f"{path}: there is no statistic {kind}", "take one of prefopt/claims/statistics.py")
-    return Test(node["says"], make(**node["of"]), node.get("at_least"), node.get("at_most"))
+    return Test(
+        node["says"], make(**node["of"]), node.get("at_least"), node.get("at_most"), kind in statistics.EXTREMES
+    )

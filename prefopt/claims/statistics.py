@@ -7,6 +7,8 @@ from typing import Any, Literal
 import numpy as np
 
 RESAMPLES = 1000
+EXTREMES = frozenset({"smallest_gap", "recovery_ratio"})
+"""Statistics that are the least over seeds: seeds drawn again say nothing of how much less it could be."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,17 @@ def recovery(*, figure: str, arm: str, clean: str, start: str) -> Statistic:
 
 
 def recovery_ratio(*, figure: str, better: str, worse: str, start: str) -> Statistic:
-    """The least over seeds of (better - start) / (worse - start): how many times as much is recovered."""
+    """The least over seeds of (better - start) / (worse - start): how many times as much is recovered; nan where
+    `worse` gains nothing."""
 
     def of(cells: Sequence[Cell]) -> float:
         gain = {(c.arm, c.seed): c.figures[figure] - c.figures[start] for c in cells}
-        return min(gain[better, seed] / max(gain[worse, seed], 1e-9) for arm, seed in gain if arm == better)
+        ratios = [
+            gain[better, seed] / gain[worse, seed] if gain[worse, seed] > 0 else np.nan
+            for arm, seed in gain
+            if arm == better
+        ]
+        return float(np.min(ratios))
 
     return of
 

@@ -9,36 +9,40 @@ from prefopt.evaluation.pairs import Figures
 
 
 @torch.no_grad()
-def enumerated(world: Any, policy: Tensor, *, beta: float) -> Figures:
-    """gold/reward, gold/win_rate over the reference (ties count half), gold/kl and regret of a policy, given as
-    [contexts, responses] log-probs in nats.
+def enumerated(world: Any, policy: Tensor, *, beta: float | None) -> Figures:
+    """gold/reward, gold/win_rate over the reference (ties count half), gold/kl and, for a method with a price beta of
+    KL, regret, of a policy that is given as [contexts, responses] log-probs in nats.
 
-        regret = J(pi*) - J(pi),   J(pi) = E[r] - beta KL(pi || ref)
-        pi* = ref exp(r / beta) / Z,   J(pi*) = beta E[log Z]
+        regret = J(pi*) - J(pi),   J(pi) = E[r / T] - beta KL(pi || ref),   T the temperature of the world's labels
+        pi* = ref exp(r / (T beta)) / Z,   J(pi*) = beta E[log Z]
     """
+    policy = policy.cpu()
     p, r, ref = policy.exp(), world.rewards, world.reference
     reward = (p * r).sum(-1).mean()
     kl = (p * (policy - ref)).sum(-1).mean()
-    best = beta * (ref + r / beta).logsumexp(-1).mean()
     above = (r[:, :, None] > r[:, None, :]).double() + 0.5 * (r[:, :, None] == r[:, None, :])
     win = torch.einsum("cy,cz,cyz->c", p, ref.exp(), above).mean()
-    figures = {"gold/reward": reward, "gold/kl": kl, "gold/win_rate": win, "regret": best - (reward - beta * kl)}
     start = (ref.exp() * r).sum(-1).mean()
-    return {name: float(value) for name, value in (figures | {"gold/reward_start": start}).items()}
+    figures = {"gold/reward": reward, "gold/reward_start": start, "gold/kl": kl, "gold/win_rate": win}
+    if beta:
+        best = beta * (ref + r / (world.temperature * beta)).logsumexp(-1).mean()
+        figures["regret"] = best - (reward / world.temperature - beta * kl)
+    return {name: float(value) for name, value in figures.items()}
 
 
 @torch.no_grad()
-def parameter_error(world: Any, theta: Tensor, *, rate: float, pairs: int) -> Figures:
+def parameter_error(world: Any, theta: Tensor, *, rate: float | None, pairs: int) -> Figures:
     """|theta^ - theta*| of a log-linear reward, in units of the label's log-odds, and what theory expects of it.
 
     theta: [d], the implied reward is <theta, phi>; theta* is the gold parameter over the labels' temperature.
-    theta/expected is the root of trace(H^-1 V H^-1) / pairs, the unbiased estimator's asymptotic squared error, with
+    rate: of flips that are all alike; where it is None, theta/expected is left out. That is the root of
+    trace(H^-1 V H^-1) / pairs, the unbiased estimator's asymptotic squared error, with
 
         H = E[ p(1-p) x x^T ],   V = E[ q(1-q) / (1-2e)^2 x x^T ],   q = (1-2e) p + e,   x = phi(x, y) - phi(x, y')
     """
-    truth = world.theta / world.temperature
+    theta, truth = theta.cpu(), world.theta / world.temperature
     figures = {"theta/error": float((theta - truth).norm())}
-    if rate < 0.5:
+    if rate is not None and rate < 0.5:
         phi = world.features
         x = (phi[:, :, None] - phi[:, None, :]).reshape(-1, phi.shape[-1])
         x = x[x.abs().sum(-1) > 0]

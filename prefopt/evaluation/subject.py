@@ -24,6 +24,7 @@ class Subject:
     start: the frozen policy that it started from.
     kl_bound: nats that its answers are at most away from `start`, where theory says so.
     beta: reward a nat, where the method has one.
+    recorded: whether it learned from the recorded labels of the training pairs.
     theta: [d] parameters of a log-linear model, whose implied reward is `theta_scale` <theta, phi>.
     device: where batches go.
     """
@@ -35,6 +36,7 @@ class Subject:
     implied: Callable[[Tensor, Tensor | None, Tensor], Tensor] | None = None
     kl_bound: float | None = None
     beta: float | None = None
+    recorded: bool = False
     theta: Tensor | None = None
     theta_scale: float = 1.0
     device: Any = "cpu"

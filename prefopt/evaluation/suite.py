@@ -42,8 +42,9 @@ class Suite:
             if getattr(self, key) < 1:
                 raise PrefoptError(f"evaluation.{key}={getattr(self, key)} measures nothing", "give at least 1")
 
-    def examine(self, subject: Subject, data: Data, *, rate: float) -> "Examination":
-        """One run's examination; `rate` is the flip rate that was done to its labels."""
+    def examine(self, subject: Subject, data: Data, *, rate: float | None) -> "Examination":
+        """One run's examination; `rate` is the flip rate that was done to its labels, None where flips are not
+        all alike."""
         return Examination(self, subject, data, rate)
 
 
@@ -57,7 +58,7 @@ class Examination:
     suite: Suite
     subject: Subject
     data: Data
-    rate: float
+    rate: float | None
     margins: np.ndarray | None = None
     flipped: np.ndarray | None = None
     answers: Answers | None = None
@@ -93,7 +94,7 @@ class Examination:
             scale, pairs = subject.theta_scale, len(data.train.pairs)
             figures |= parameter_error(data.world, scale * subject.theta.detach(), rate=self.rate, pairs=pairs)
         if subject.policy is not None and hasattr(subject.policy, "table"):
-            figures |= enumerated(data.world, subject.policy.table(), beta=subject.beta or 0.1)
+            figures |= enumerated(data.world, subject.policy.table(), beta=subject.beta)
         elif subject.act is not None and subject.start is not None:
             self.answers = self._answered(subject.act)
             figures |= compared(subject, self.answers, self.start_answers)
@@ -110,7 +111,7 @@ class Examination:
         return answered(act, self.data, self.rows, batch_size=suite.batch_size, seed=suite.seed, device=device)
 
     def _noise(self) -> Figures:
-        if self.subject.score is None:
+        if self.subject.score is None or not self.subject.recorded:
             return {}
         train = self.data.train
         rows = np.arange(min(len(train.pairs), NOISE_ROWS))

@@ -70,7 +70,9 @@ class Evaluate(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step in self.at:
-            self.events.write(trainer.global_step, self.measure())
+            with trainer.precision_plugin.forward_context():
+                figures = self.measure()
+            self.events.write(trainer.global_step, figures)
 
 
 class Bar(L.Callback):

@@ -29,7 +29,8 @@ class Rounds(L.LightningDataModule):
         assert self.trainer is not None and self.trainer.max_epochs is not None
         round = self.trainer.fit_loop.epoch_progress.current.processed
         if self.round != round < self.trainer.max_epochs:
-            table = self.method.collect(self.data, round)
+            with self.trainer.precision_plugin.forward_context():
+                table = self.method.collect(self.data, round)
             assert table is not None
             self.round, self.table = round, table
         passes = self.method.passes

@@ -1,4 +1,4 @@
-"""A judge: labels pairs by Bradley-Terry on a scorer's reward, and errs as the noise says."""
+"""A judge: labels pairs by Bradley-Terry on a scorer's reward, and errs as the noise says, if there is any."""
 
 from typing import Any
 
@@ -14,7 +14,9 @@ from prefopt.table import Table
 class Judge:
     """P(y > y' | x) = sigmoid( (r(y) - r(y')) / temperature ), drawn once for an example id; `calls` counts pairs."""
 
-    def __init__(self, scorer: Scorer, *, temperature: float, noise: Noise, seed: int, device: Any = "cpu") -> None:
+    def __init__(
+        self, scorer: Scorer, *, temperature: float, noise: Noise | None, seed: int, device: Any = "cpu"
+    ) -> None:
         self.scorer, self.temperature, self.noise, self.seed, self.device = scorer, temperature, noise, seed, device
         self.calls = 0
 
@@ -26,4 +28,6 @@ class Judge:
         second_wins = 1 / (1 + np.exp((gold[:, 0] - gold[:, 1]) / self.temperature))
         label = (uniform(pairs.ids, self.seed, "judge") < second_wins).astype(np.int64)
         self.calls += len(label)
+        if self.noise is None:
+            return label
         return np.where(self.noise.flips(Recorded.from_table(pairs, label, gold), self.seed), 1 - label, label)

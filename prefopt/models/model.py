@@ -66,3 +66,8 @@ class Gold:
     def score(self, groups: Groups) -> Tensor:
         assert self.world is not None
         return self.world.reward(groups)
+
+    def table(self) -> Tensor:
+        """[contexts, responses] rewards, on an exact world."""
+        rewards: Tensor = self.world.rewards  # type: ignore[union-attr]
+        return rewards

@@ -62,9 +62,9 @@ def test_micro_batches_train_as_the_whole_batch_does(row: Any, lab: Any) -> None
     plain_descent = ("optimizer._target_=torch.optim.SGD", "~optimizer.betas", "optimizer.lr=0.5", "rounds=1")
     whole, parts = (lab.run(row, *plain_descent, f"micro_batch_size={size}") for size in ("null", "3"))
     exact = next(iter(whole.weights.values())).dtype == torch.float64
-    for name, value in whole.weights.items():
-        torch.testing.assert_close(parts.weights[name], value, rtol=0, atol=1e-12 if exact else 1e-6)
-    if row.method.trains:
+    if row.method.trains:  # what trains nothing has no batches; what it needs takes Adam's steps, not plain ones
+        for name, value in whole.weights.items():
+            torch.testing.assert_close(parts.weights[name], value, rtol=0, atol=1e-12 if exact else 1e-6)
         first = [next(metrics for _, metrics in outcome.events if "loss" in metrics) for outcome in (whole, parts)]
         assert first[0]["grad_norm"] > 1e-3
         assert first[0] == pytest.approx(first[1], rel=1e-5, abs=1e-6)

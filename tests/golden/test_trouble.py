@@ -406,10 +406,10 @@ def test_two_runs_that_need_one_sft_wait_for_it_and_only_one_trains_it(home: Pat
 
 
 def identity_of_sft(config: Any) -> str:
-    from prefopt.config import needed, plain
+    from prefopt.config import needed
     from prefopt.run import Parts
 
-    return Parts(plain(needed(config, config.method.needs.policy))).fingerprint()
+    return Parts(needed(config, config.method.needs.policy)).fingerprint()
 
 
 def test_a_failed_run_keeps_its_error_until_it_is_sent_again(
