@@ -15,7 +15,7 @@ import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from prefopt import store
+from prefopt import stop, store
 from prefopt.batch import Demonstrations, Pairs, Prompts
 from prefopt.cast import cast
 from prefopt.check import check
@@ -39,10 +39,13 @@ STRUCTURE = frozenset({"needs", "start", "recipe"})
 """Keys of a config node that are about runs, not arguments of its class."""
 
 
-def run(config: DictConfig, *, wait: bool = False) -> store.Run:
+def run(
+    config: DictConfig, *, wait: bool = False, parent: Path | None = None, labels: Mapping[str, str] | None = None
+) -> store.Run:
     """The run of this configuration: found done, taken up where it stopped, or begun.
 
     wait: wait for another process that works on it, instead of an error.
+    parent, labels: the folder of the sweep that it is a cell of, and tags for the tracker.
     """
     parts = Parts(config)
     check(config, parts.method, parts.model, parts.dataset)
@@ -52,7 +55,7 @@ def run(config: DictConfig, *, wait: bool = False) -> store.Run:
         if stored.done:
             say(f"{stored.name} is done already", "dim")
         else:
-            _carried_out(config, parts, stored)
+            _carried_out(config, parts, stored, parent, labels or {})
     return stored
 
 
@@ -113,9 +116,11 @@ def made(node: Mapping[str, Any], **more: Any) -> Any:
         ) from error
 
 
-def _carried_out(config: DictConfig, parts: Parts, stored: store.Run) -> None:
-    folder, settings = stored.folder, parts.settings
-    stored.mark("running")
+def _carried_out(
+    config: DictConfig, parts: Parts, stored: store.Run, parent: Path | None, labels: Mapping[str, str]
+) -> None:
+    folder, settings, before = stored.folder, parts.settings, stored.status()
+    stored.mark("running", restarts=before.get("restarts", -1) + 1)
     replace_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     needs = {role: need for role, need in settings["method"]["needs"].items() if role in parts.method.roles}
 
@@ -124,6 +129,7 @@ def _carried_out(config: DictConfig, parts: Parts, stored: store.Run) -> None:
         runs = {role: needed(config, need) for role, need in needs.items() if isinstance(need, Mapping)}
         places = {role: run(need, wait=True).policy for role, need in runs.items()}
         start = places.get("policy" if "policy" in parts.method.roles else parts.method.roles[0])
+        stop.check()
         L.seed_everything(settings["seed"], verbose=False)
         tokenizer = parts.model.tokenizer(parts.dataset, start)
         data = noisy(parts.dataset.load(tokenizer), parts.noise, settings["seed"])
@@ -141,10 +147,11 @@ def _carried_out(config: DictConfig, parts: Parts, stored: store.Run) -> None:
         )
         facts = {"data": dict(data.counts), "environment": environment()}
         replace_text(folder / "facts.json", json.dumps(facts, indent=2))
-        tracker.start(
-            folder, stored.name, settings | {"data": facts["data"]}, tags(config, facts["environment"], stored)
-        )
+        shown = tags(config, facts["environment"], stored) | dict(labels)
+        tracker.start(folder, stored.name, settings | {"data": facts["data"]}, shown, parent)
+        stop.check()
         examination = trained(settings, parts, data, roles, needs, folder, stored.name)
+        stop.check()
         with precision(settings, parts.device):
             measured = examination.after()
         append(folder / EVENTS, measured)
@@ -308,6 +315,8 @@ def tags(config: DictConfig, facts: Mapping[str, Any], stored: store.Run) -> dic
         "seed": str(config.seed),
         "fingerprint": stored.name.rsplit("-", 1)[-1],
         "git.commit": str(commit),
+        "slurm.job": str(facts["slurm_job"]),
+        "restarts": str(stored.status()["restarts"]),
     }
 
 

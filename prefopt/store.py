@@ -13,11 +13,12 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prefopt import stop
 from prefopt.errors import PrefoptError
 from prefopt.files import replace_text
 
@@ -75,29 +76,52 @@ class Run:
         return self.status()["state"] == "done"
 
     def mark(self, state: str, **facts: Any) -> None:
-        """Record `state` (running, interrupted, failed, done), who says so, and `facts`."""
-        now = {"state": state, "pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
+        """Record `state` (waiting, running, interrupted, failed, done), who says so, and `facts`."""
+        now = {
+            "state": state,
+            "restarts": self.status().get("restarts", 0),
+            "pid": os.getpid(),
+            "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+            "job": os.environ.get("SLURM_JOB_ID"),
+            "time": time.time(),
+        }
         replace_text(self.folder / "status.json", json.dumps(now | facts, indent=2))
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "lock"
 
     @contextmanager
     def claimed(self, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
         """Hold this run for this process; the lock falls with the process, however it ends.
 
         waiting: called once with who holds it, before waiting for them; without it a held run is an error.
-        Raises PrefoptError where another process holds the run and nobody wants to wait.
+        Raises Taken where another process holds the run and nobody wants to wait.
         """
-        with held(self.folder / "lock", lambda: self._holder(waiting)):
-            yield
+        with held(self.lock, lambda: self._holder(waiting)):
+            _claims.append(self)
+            try:
+                yield
+            finally:
+                _claims.pop()
 
     def _holder(self, waiting: Callable[[str], None] | None) -> None:
         status = self.status()
         who = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
         if waiting is None:
-            raise PrefoptError(
+            raise Taken(
                 f"{self.folder} is in use by {who}",
                 "let it end, or end it; the same command then goes on from its last checkpoint",
             )
         waiting(f"waiting for {self.name}, which {who} is working on")
+
+
+_claims: list[Run] = []
+"""The runs that this process holds, each needed by the one before."""
+
+
+class Taken(PrefoptError):
+    """Another process works on this run."""
 
 
 def run(method: str, dataset: str, identity: str) -> Run:
@@ -107,7 +131,10 @@ def run(method: str, dataset: str, identity: str) -> Run:
 
 @contextmanager
 def held(lock: Path, when_taken: Callable[[], None]) -> Iterator[None]:
-    """Hold `lock`; where somebody else has it, call `when_taken` and then wait."""
+    """Hold `lock`; where somebody else has it, call `when_taken` and then wait.
+
+    A run of this process for which it is says so in its status. Raises Interrupted where the process is asked to stop.
+    """
     from filelock import FileLock, Timeout
 
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +143,15 @@ def held(lock: Path, when_taken: Callable[[], None]) -> Iterator[None]:
         guard.acquire(timeout=0)
     except Timeout:
         when_taken()
-        guard.acquire()
+        waiting = _claims[-1] if _claims else None
+        if waiting is not None:
+            waiting.mark("waiting", on=lock.parent.name if lock.name == "lock" else lock.stem)
+        while not guard.is_locked:
+            stop.check()
+            with suppress(Timeout):
+                guard.acquire(timeout=1)
+        if waiting is not None:
+            waiting.mark("running")
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [
     {"errors", "files", "progress"},
+    {"stop"},
     {"store"},
     {"batch"},
     {"table"},
@@ -20,7 +21,8 @@ FLOORS = [
     {"config", "cast", "loop"},
     {"check"},
     {"run", "claims", "summary"},
-    {"train", "reproduce", "compare", "sweep"},
+    {"manifest", "comparison"},
+    {"train", "reproduce", "compare", "sweep", "track"},
 ]
 """From the ground up; parts on one floor do not know each other. The engine is below datasets and models: it works on
 tensors and on whatever is callable, and models are made of it."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from prefopt import stop
 from prefopt.batch import Groups
 from prefopt.table import Table
 
@@ -61,7 +62,8 @@ def batches(examples: int, batch_size: int) -> int:
 
 
 def sequential(table: Table, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Groups]:
-    """The rows in their order, for measuring."""
+    """The rows in their order, for measuring. Raises Interrupted where the process was asked to stop."""
     rows = np.arange(len(table)) if rows is None else rows
     for start in range(0, len(rows), batch_size):
+        stop.check()
         yield table.batch(rows[start : start + batch_size])

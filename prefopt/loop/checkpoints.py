@@ -13,9 +13,9 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from prefopt import stop
 from prefopt.errors import Interrupted, PrefoptError
 from prefopt.files import replace_file
-from prefopt.loop.stop import Stop
 from prefopt.progress import say
 
 DIGEST = hashlib.sha256().digest_size
@@ -103,9 +103,12 @@ class Checkpoints(Checkpoint):
     At the last batch of a round it waits for the round's `finish`, so that no checkpoint lies between the two.
     """
 
-    def __init__(self, folder: Path, *, every_s: float, stop: Stop) -> None:
-        self.path, self.every_s, self.stop = folder / "last.ckpt", every_s, stop
+    def __init__(self, folder: Path, *, every_s: float) -> None:
+        self.path, self.every_s = folder / "last.ckpt", every_s
         self.saved = time.monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        stop.listen()  # Lightning has put its own handler before ours by now, which would stop before we have saved
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if not trainer.is_last_batch:
@@ -116,11 +119,11 @@ class Checkpoints(Checkpoint):
         self._save_if_due(trainer, now=last)
 
     def _save_if_due(self, trainer: L.Trainer, now: bool = False) -> None:
-        if now or self.stop.asked or time.monotonic() - self.saved >= self.every_s:
+        if now or stop.asked() or time.monotonic() - self.saved >= self.every_s:
             trainer.save_checkpoint(self.path)
             self.saved = time.monotonic()
-        if self.stop.asked:
+        if stop.asked():
             raise Interrupted(
-                f"stopped by {self.stop.asked} at step {trainer.global_step}; the checkpoint is {self.path}",
+                f"stopped by {stop.asked()} at step {trainer.global_step}; the checkpoint is {self.path}",
                 "the same command goes on from here",
             )

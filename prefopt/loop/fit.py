@@ -10,12 +10,12 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
+from prefopt import stop
 from prefopt.engine.loader import batches
 from prefopt.errors import PrefoptError
 from prefopt.loop.checkpoints import Checkpoints, WholeFiles, newest_sound
 from prefopt.loop.record import Bar, Evaluate, Record
 from prefopt.loop.rounds import Rounds
-from prefopt.loop.stop import Stop
 from prefopt.methods.base import Method
 from prefopt.progress import say
 from prefopt.table import Table
@@ -76,17 +76,15 @@ def fit(
     checkpoint = newest_sound(folder / "checkpoints")
     if checkpoint is not None:
         say(f"going on from {checkpoint}", "dim")
-    stop = Stop()
     callbacks: list[L.Callback] = [
-        stop,
         Record(events, folder, every=trainer["log_every"]),
         Evaluate(measure, events, times=times, steps=steps),
         Bar(description, steps),
-        Checkpoints(folder / "checkpoints", every_s=trainer["checkpoint_every_s"], stop=stop),
+        Checkpoints(folder / "checkpoints", every_s=trainer["checkpoint_every_s"]),
     ]
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings(), stop:
+    with warnings.catch_warnings(), stop.heeded(), stop.deferred():
         warnings.filterwarnings("ignore", module="lightning")
         loop = L.Trainer(
             accelerator=device_of(trainer["accelerator"]).type,

@@ -30,7 +30,14 @@ class NoTracker:
     def __init__(self, *, home: Path) -> None:
         pass
 
-    def start(self, run_dir: Path, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    def start(
+        self,
+        run_dir: Path,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        parent: Path | None = None,
+    ) -> None:
         pass
 
     def finish(self, status: Ending, artifacts: Sequence[Path] = ()) -> None:
@@ -58,7 +65,14 @@ class MlflowTracker:
         self.every_s, self.patience_s = every_s, patience_s
         self._run_dir: Path | None = None
 
-    def start(self, run_dir: Path, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    def start(
+        self,
+        run_dir: Path,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        parent: Path | None = None,
+    ) -> None:
         """Begin, or go on; metrics are read from `EVENTS` in `run_dir` as they come."""
         run_dir = self._run_dir = run_dir.absolute()
         before = Record.load(run_dir)

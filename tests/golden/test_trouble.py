@@ -73,7 +73,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> store.Run:
 def assert_goes_on(expected: store.Run) -> None:
     """Sent again, the run ends as if nothing had happened."""
     stored = sent()
-    assert stored.done and set(stored.status()) == {"state", "pid", "host", "time"}
+    assert stored.done and "error" not in stored.status()
     assert torch.equal(weights(stored)["f.theta"], weights(expected)["f.theta"])
     assert events(stored) == events(expected)
 
