@@ -3,6 +3,8 @@
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -10,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from prefopt.errors import PrefoptError
-from prefopt.store import CHECKOUT, home
+from prefopt.store import CHECKOUT, digest, home
 
 CONF = CHECKOUT / "conf"
 INHERITED = ("model", "dataset", "noise", "trainer", "tracking", "seed", "micro_batch_size")
@@ -22,7 +24,15 @@ def family(target: str) -> str:
     return target.split(".")[2]
 
 
+def sweep_name(overrides: Sequence[str]) -> str:
+    """The folder of a sweep: the name of its file in sweeps/, and a hash of what else it was sent with."""
+    given = {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
+    name = given.pop("sweep", "sweep")
+    return f"{name}-{digest(given)[:8]}" if given else name
+
+
 OmegaConf.register_new_resolver("family", family, replace=True)
+OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 OmegaConf.register_new_resolver("prefopt_home", lambda: str(home()), replace=True)
 
 
@@ -50,7 +60,7 @@ def needed(config: DictConfig, need: Mapping[str, Any]) -> DictConfig:
     A config group's name picks its file, a dotted key sets a value; what is not said is inherited or default.
     """
     groups = {k: v for k, v in need.items() if (CONF / k).is_dir()}
-    base = composed([f"{group}={name}" for group, name in groups.items()])
+    base = deepcopy(_composed_once(tuple(f"{group}={name}" for group, name in groups.items())))
     with open_dict(base):
         for key in INHERITED:
             if key not in groups:
@@ -61,6 +71,12 @@ def needed(config: DictConfig, need: Mapping[str, Any]) -> DictConfig:
             if key not in groups:
                 OmegaConf.update(base, key, value)
     return base
+
+
+@cache
+def _composed_once(overrides: tuple[str, ...]) -> DictConfig:
+    """All cells of a sweep need the same few."""
+    return composed(overrides)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as L
 import numpy as np
@@ -39,23 +39,37 @@ STRUCTURE = frozenset({"needs", "start", "recipe"})
 """Keys of a config node that are about runs, not arguments of its class."""
 
 
-def run(
-    config: DictConfig, *, wait: bool = False, parent: Path | None = None, labels: Mapping[str, str] | None = None
-) -> store.Run:
+class Planned(NamedTuple):
+    """What a sweep says of a run: its name when the sweep was planned, what to do where that has changed, the sweep's
+    folder where the run is a cell of it, and tags for the tracker."""
+
+    name: str
+    mend: str
+    parent: Path | None
+    labels: Mapping[str, str]
+
+
+def run(config: DictConfig, *, wait: bool = False, planned: Planned | None = None) -> store.Run:
     """The run of this configuration: found done, taken up where it stopped, or begun.
 
     wait: wait for another process that works on it, instead of an error.
-    parent, labels: the folder of the sweep that it is a cell of, and tags for the tracker.
+    Raises PrefoptError where it is not the run that was planned: its data, or what it needs, have changed since.
     """
     parts = Parts(config)
     check(config, parts.method, parts.model, parts.dataset)
     stored = store.run(config.choices.method, config.choices.dataset, parts.fingerprint())
+    if planned is not None and stored.name != planned.name:
+        raise PrefoptError(
+            f"{planned.name} was planned, and its configuration now makes {stored.name}: the content of its data set "
+            "or model, or a stage that it needs, has changed since",
+            planned.mend,
+        )
     stored.folder.mkdir(parents=True, exist_ok=True)
     with stored.claimed(say if wait else None):
         if stored.done:
             say(f"{stored.name} is done already", "dim")
         else:
-            _carried_out(config, parts, stored, parent, labels or {})
+            _carried_out(config, parts, stored, planned)
     return stored
 
 
@@ -116,9 +130,7 @@ def made(node: Mapping[str, Any], **more: Any) -> Any:
         ) from error
 
 
-def _carried_out(
-    config: DictConfig, parts: Parts, stored: store.Run, parent: Path | None, labels: Mapping[str, str]
-) -> None:
+def _carried_out(config: DictConfig, parts: Parts, stored: store.Run, planned: Planned | None) -> None:
     folder, settings, before = stored.folder, parts.settings, stored.status()
     stored.mark("running", restarts=before.get("restarts", -1) + 1)
     replace_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
@@ -147,7 +159,8 @@ def _carried_out(
         )
         facts = {"data": dict(data.counts), "environment": environment()}
         replace_text(folder / "facts.json", json.dumps(facts, indent=2))
-        shown = tags(config, facts["environment"], stored) | dict(labels)
+        shown = tags(config, facts["environment"], stored) | dict(planned.labels if planned else {})
+        parent = planned.parent if planned else None
         tracker.start(folder, stored.name, settings | {"data": facts["data"]}, shown, parent)
         stop.check()
         examination = trained(settings, parts, data, roles, needs, folder, stored.name)
