@@ -7,7 +7,7 @@ is one token (the action), so the same mathematics runs on bandits and on text.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ class Groups:
     response, length: [B, n, T] token ids, [B, n] tokens, EOS included where the response ended.
     mean_length: [] mean of `length` over the whole optimisation batch, whatever micro-batch this is.
     reference: [B, n, T] log-probs in nats of the response tokens under the frozen reference, where they are cached.
+    weight: of this batch in the mean over the processes that share an optimisation batch: 1 where all have as many.
     """
 
     index: Tensor
@@ -31,6 +32,7 @@ class Groups:
     length: Tensor
     mean_length: Tensor
     reference: Tensor | None = None
+    weight: float = 1.0
 
     def __len__(self) -> int:
         return len(self.index)
@@ -62,7 +64,8 @@ class Groups:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{k: change(v) for k, v in values.items() if isinstance(v, Tensor)})
+        changed: dict[str, Any] = {k: change(v) for k, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True, kw_only=True)

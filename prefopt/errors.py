@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -17,6 +17,9 @@ class PrefoptError(Exception):
     def __init__(self, what: str, mend: str) -> None:
         super().__init__(f"{what}\n  mend: {mend}")
         self.what, self.mend = what, mend
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.what, self.mend)  # what goes to another process is made of these
 
 
 class Interrupted(PrefoptError):

@@ -1,8 +1,10 @@
-"""Progress on long work, with rate and time left, on standard error."""
+"""Progress on long work, with rate and time left, on standard error; of several processes only the first one speaks."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
+
+from prefopt import ranks
 
 T = TypeVar("T")
 
@@ -27,7 +29,7 @@ def bars() -> Any:
         TextColumn("[dim]{task.fields[note]}"),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not (console.is_terminal and ranks.first()),
     )
 
 
@@ -55,4 +57,5 @@ def say(message: str, style: str | None = None) -> None:
     """A line for the person at the terminal, as it is: nothing in it is markup, and paths stay whole."""
     from rich.console import Console
 
-    Console(stderr=True).print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, quiet=not ranks.first())
+    console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 import json
 import traceback
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from prefopt import stop, store
+from prefopt import ranks, stop, store
 from prefopt.batch import Demonstrations, Pairs, Prompts
 from prefopt.cast import cast
 from prefopt.check import check
@@ -28,12 +28,15 @@ from prefopt.evaluation.subject import Subject
 from prefopt.evaluation.suite import Examination
 from prefopt.files import replace_text
 from prefopt.loop.fit import device_of, fit, schedule, steps_of
+from prefopt.loop.processes import check_processes
+from prefopt.loop.record import Unwritten
 from prefopt.methods.base import Method
 from prefopt.noise.base import Recorded
 from prefopt.progress import say
 from prefopt.table import Table
 from prefopt.tracking.environment import environment
 from prefopt.tracking.events import EVENTS, EventFile, read
+from prefopt.tracking.mlflow import NoTracker
 
 STRUCTURE = frozenset({"needs", "start", "recipe"})
 """Keys of a config node that are about runs, not arguments of its class."""
@@ -52,11 +55,13 @@ class Planned(NamedTuple):
 def run(config: DictConfig, *, wait: bool = False, planned: Planned | None = None) -> store.Run:
     """The run of this configuration: found done, taken up where it stopped, or begun.
 
+    Several processes that were started together (`ranks`) all call this; the first one claims and writes for all.
     wait: wait for another process that works on it, instead of an error.
     Raises PrefoptError where it is not the run that was planned: its data, or what it needs, have changed since.
     """
     parts = Parts(config)
     check(config, parts.method, parts.model, parts.dataset)
+    check_processes(parts.settings["trainer"], parts.method, parts.model.world)
     stored = store.run(config.choices.method, config.choices.dataset, parts.fingerprint())
     if planned is not None and stored.name != planned.name:
         raise PrefoptError(
@@ -64,12 +69,18 @@ def run(config: DictConfig, *, wait: bool = False, planned: Planned | None = Non
             "or model, or a stage that it needs, has changed since",
             planned.mend,
         )
-    stored.folder.mkdir(parents=True, exist_ok=True)
-    with stored.claimed(say if wait else None):
-        if stored.done:
+    with ExitStack() as claims:
+
+        def claim() -> bool:
+            stored.folder.mkdir(parents=True, exist_ok=True)
+            claims.enter_context(stored.claimed(say if wait else None))
+            return stored.done
+
+        if ranks.agreed(claim):
             say(f"{stored.name} is done already", "dim")
         else:
             _carried_out(config, parts, stored, planned)
+        ranks.meet()
     return stored
 
 
@@ -131,17 +142,20 @@ def made(node: Mapping[str, Any], **more: Any) -> Any:
 
 
 def _carried_out(config: DictConfig, parts: Parts, stored: store.Run, planned: Planned | None) -> None:
-    folder, settings, before = stored.folder, parts.settings, stored.status()
-    stored.mark("running", restarts=before.get("restarts", -1) + 1)
-    replace_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+    folder, settings, first = stored.folder, parts.settings, ranks.first()
+    if first:
+        stored.mark("running", restarts=stored.status().get("restarts", -1) + 1)
+        replace_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+    ranks.meet()
     needs = {role: need for role, need in settings["method"]["needs"].items() if role in parts.method.roles}
 
-    tracker = made(settings["tracking"], home=store.home())
+    home = store.home()
+    tracker = made(settings["tracking"], home=home) if first else NoTracker(home=home)
     try:
         runs = {role: needed(config, need) for role, need in needs.items() if isinstance(need, Mapping)}
         places = {role: run(need, wait=True).policy for role, need in runs.items()}
         start = places.get("policy" if "policy" in parts.method.roles else parts.method.roles[0])
-        stop.check()
+        stop.check_together()
         L.seed_everything(settings["seed"], verbose=False)
         tokenizer = parts.model.tokenizer(parts.dataset, start)
         data = noisy(parts.dataset.load(tokenizer), parts.noise, settings["seed"])
@@ -158,21 +172,24 @@ def _carried_out(config: DictConfig, parts: Parts, stored: store.Run, planned: P
             device=parts.device,
         )
         facts = {"data": dict(data.counts), "environment": environment()}
-        replace_text(folder / "facts.json", json.dumps(facts, indent=2))
+        if first:
+            replace_text(folder / "facts.json", json.dumps(facts, indent=2))
         shown = tags(config, facts["environment"], stored) | dict(planned.labels if planned else {})
         parent = planned.parent if planned else None
         tracker.start(folder, stored.name, settings | {"data": facts["data"]}, shown, parent)
-        stop.check()
-        examination = trained(settings, parts, data, roles, needs, folder, stored.name)
-        stop.check()
-        with precision(settings, parts.device):
+        stop.check_together()
+        with undivided():
+            examination = trained(settings, parts, data, roles, needs, folder, stored.name)
+        stop.check_together()
+        with undivided(), precision(settings, parts.device):
             measured = examination.after()
-        append(folder / EVENTS, measured)
-        written = record(parts, examination, tokenizer, folder)
-        results = {"run": stored.name, "figures": measured, "policy": str(stored.policy), **facts, "config": settings}
-        replace_text(stored.results, json.dumps(results, indent=2))
-        stored.mark("done")
-        tracker.finish("FINISHED", [folder / "config.yaml", folder / "facts.json", stored.results, *written])
+        if first:
+            append(folder / EVENTS, measured)
+            drawn = record(parts, examination, tokenizer, folder)
+            results = {"run": stored.name, "figures": measured, "policy": str(stored.policy), **facts}
+            replace_text(stored.results, json.dumps(results | {"config": settings}, indent=2))
+            stored.mark("done")
+            tracker.finish("FINISHED", [folder / "config.yaml", folder / "facts.json", stored.results, *drawn])
     except (KeyboardInterrupt, Interrupted) as error:
         stored.mark("interrupted")
         tracker.finish("KILLED")
@@ -181,10 +198,15 @@ def _carried_out(config: DictConfig, parts: Parts, stored: store.Run, planned: P
         raise Interrupted("stopped by Ctrl-C", "the same command goes on from the last checkpoint") from None
     except BaseException as error:
         with suppress(OSError):  # a full disk must not hide what went wrong
-            (folder / "error.txt").write_text(traceback.format_exc())
+            (folder / ("error.txt" if first else f"error.{ranks.place().rank}.txt")).write_text(traceback.format_exc())
             stored.mark("failed", error=str(error))
         tracker.finish("FAILED")
         raise
+
+
+def undivided() -> AbstractContextManager[None]:
+    """While entered, no process of several stops without the others, who would wait for it."""
+    return stop.deferred() if ranks.world() > 1 else nullcontext()
 
 
 def noisy(data: Data, noise: Any, seed: int) -> Data:
@@ -234,7 +256,7 @@ def trained(
     if "reference" in method.roles:
         with precision(settings, device):
             agree(method.to(device), data.train.pairs, settings["trainer"]["precision"])
-    events = EventFile(folder / EVENTS)
+    events = EventFile(folder / EVENTS) if ranks.first() else Unwritten()
     try:
         fit(
             method,

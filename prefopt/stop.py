@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from prefopt import ranks
 from prefopt.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
@@ -23,6 +24,15 @@ def check() -> None:
     """Raise Interrupted where this process was asked to stop, unless stopping is `deferred`."""
     if _asked and not _deferred:
         raise Interrupted(f"stopped by {_asked}", "the same command goes on from the last checkpoint")
+
+
+def check_together() -> None:
+    """`check` for all processes of a run, at a place that all come to: what one was asked, all were."""
+    (stopping,) = ranks.anyone(bool(_asked))
+    if stopping:
+        raise Interrupted(
+            f"stopped by {_asked or 'a signal to another process'}", "the same command goes on from the last checkpoint"
+        )
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefopt import stop
+from prefopt import ranks, stop
 from prefopt.errors import PrefoptError
 from prefopt.files import replace_text
 
@@ -76,7 +76,12 @@ class Run:
         return self.status()["state"] == "done"
 
     def mark(self, state: str, **facts: Any) -> None:
-        """Record `state` (waiting, running, interrupted, failed, done), who says so, and `facts`."""
+        """Record `state` (waiting, running, interrupted, failed, done), who says so, and `facts`.
+
+        Of several processes the first one speaks.
+        """
+        if not ranks.first():
+            return
         now = {
             "state": state,
             "restarts": self.status().get("restarts", 0),

@@ -78,21 +78,24 @@ class Table:
         responses = self.response.lengths.reshape(len(self), -1)
         return self.prompt.lengths + (responses.max(1) if responses.size else 0)
 
-    def batch(self, rows: np.ndarray) -> Groups:
-        """The examples `rows` as one batch of `kind`."""
-        n = self.n
-        flat = (rows[:, None] * n + np.arange(n)).ravel()
-        lengths = self.response.lengths[flat].reshape(len(rows), n)
-        group = (len(rows), n, -1) if n else (len(rows), 0, 0)
+    def batch(self, rows: np.ndarray, rank: int = 0, world: int = 1) -> Groups:
+        """The examples `rows` as one batch of `kind`, or the part of it that is this process's: every `world`-th
+        example, so that no process has all the long ones."""
+        n, own = self.n, rows[rank::world]
+        flat = (own[:, None] * n + np.arange(n)).ravel()
+        tokens = self.response.lengths[rows[:, None] * n + np.arange(n)]
+        lengths = tokens[rank::world]
+        group = (len(own), n, -1) if n else (len(own), 0, 0)
         aligned = {k: torch.from_numpy(self.response.padded(flat, v).reshape(group)) for k, v in self.aligned.items()}
         return self.kind(
-            index=torch.from_numpy(rows),
-            prompt=torch.from_numpy(self.prompt.padded(rows).astype(np.int64)),
-            prompt_length=torch.from_numpy(self.prompt.lengths[rows]),
+            index=torch.from_numpy(own),
+            prompt=torch.from_numpy(self.prompt.padded(own).astype(np.int64)),
+            prompt_length=torch.from_numpy(self.prompt.lengths[own]),
             response=torch.from_numpy(self.response.padded(flat).astype(np.int64).reshape(group)),
             length=torch.from_numpy(lengths),
-            mean_length=torch.tensor(lengths.mean() if lengths.size else 0.0, dtype=torch.float32),
-            **{k: torch.from_numpy(np.asarray(v[rows])) for k, v in self.columns.items()},
+            mean_length=torch.tensor(tokens.mean() if tokens.size else 0.0, dtype=torch.float32),
+            weight=world * len(own) / len(rows),
+            **{k: torch.from_numpy(np.asarray(v[own])) for k, v in self.columns.items()},
             **aligned,
         )
 

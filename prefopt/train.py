@@ -16,12 +16,14 @@ from prefopt.tracking.telemetry import silence
 def job(config: DictConfig) -> float | None:
     """One run; its figures and where everything is on standard error, the path of results.json on standard output."""
     config = composed(list(HydraConfig.get().overrides.task))
+    from prefopt import ranks
     from prefopt.run import run
     from prefopt.summary import summarise
 
     stored = run(config)
-    summarise(stored)
-    print(stored.results, flush=True)
+    if ranks.first():
+        summarise(stored)
+        print(stored.results, flush=True)
     return None
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [
-    {"errors", "files", "progress"},
-    {"stop"},
+    {"errors", "files"},
+    {"ranks"},
+    {"progress", "stop"},
     {"store"},
     {"batch"},
     {"table"},

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from prefopt import stop
+from prefopt import ranks, stop
 from prefopt.batch import Groups
 from prefopt.table import Table
 
@@ -16,6 +16,7 @@ WINDOW = 16
 class Loader:
     """One round over a table, `passes` times, in batches whose sizes differ by at most one example.
 
+    Where several processes share the run, each gets its own part of every batch: the plan is the same for all.
     `state_dict` says how many batches were given; Lightning stores it in its checkpoints and hands it back.
     """
 
@@ -35,7 +36,7 @@ class Loader:
         while self.given < len(self.plan):
             rows = self.plan[self.given]
             self.given += 1
-            yield self.table.batch(rows)
+            yield self.table.batch(rows, ranks.place().rank, ranks.world())
 
     def state_dict(self) -> dict[str, Any]:
         return {"given": self.given}

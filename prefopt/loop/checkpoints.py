@@ -13,7 +13,7 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from prefopt import stop
+from prefopt import ranks, stop
 from prefopt.errors import Interrupted, PrefoptError
 from prefopt.files import replace_file
 from prefopt.progress import say
@@ -101,6 +101,7 @@ class Checkpoints(Checkpoint):
     """Saves `last.ckpt` at a batch end every so often, when told to stop, and when training ends.
 
     At the last batch of a round it waits for the round's `finish`, so that no checkpoint lies between the two.
+    All processes of a run save and stop at the same step: when any was told to stop, and by the first one's clock.
     """
 
     def __init__(self, folder: Path, *, every_s: float) -> None:
@@ -119,11 +120,14 @@ class Checkpoints(Checkpoint):
         self._save_if_due(trainer, now=last)
 
     def _save_if_due(self, trainer: L.Trainer, now: bool = False) -> None:
-        if now or stop.asked() or time.monotonic() - self.saved >= self.every_s:
+        due = ranks.first() and time.monotonic() - self.saved >= self.every_s
+        due, asked = ranks.anyone(due, bool(stop.asked()))
+        if now or asked or due:
             trainer.save_checkpoint(self.path)
             self.saved = time.monotonic()
-        if stop.asked():
+        if asked:
+            by = stop.asked() or "a signal to another process"
             raise Interrupted(
-                f"stopped by {stop.asked()} at step {trainer.global_step}; the checkpoint is {self.path}",
+                f"stopped by {by} at step {trainer.global_step}; the checkpoint is {self.path}",
                 "the same command goes on from here",
             )

@@ -10,11 +10,12 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
-from prefopt import stop
+from prefopt import ranks, stop
 from prefopt.engine.loader import batches
 from prefopt.errors import PrefoptError
 from prefopt.loop.checkpoints import Checkpoints, WholeFiles, newest_sound
-from prefopt.loop.record import Bar, Evaluate, Record
+from prefopt.loop.processes import Started, strategy_of
+from prefopt.loop.record import Bar, Evaluate, Record, Unwritten
 from prefopt.loop.rounds import Rounds
 from prefopt.methods.base import Method
 from prefopt.progress import say
@@ -23,12 +24,23 @@ from prefopt.tracking.events import EventFile
 
 
 def device_of(accelerator: str) -> torch.device:
-    """Where a run computes. Raises PrefoptError where a GPU is asked for and there is none."""
+    """Where this process computes. Raises PrefoptError where a GPU is asked for and there is none for it."""
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise PrefoptError(
             f"trainer.accelerator={accelerator}, but torch sees no GPU", "use trainer=cpu, or a machine with a GPU"
         )
-    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if ranks.world() == 1:
+        return torch.device("cuda")
+    local, visible = ranks.place().local, torch.cuda.device_count()
+    if local >= visible:
+        raise PrefoptError(
+            f"process {local} of this node has no GPU: torch sees {visible}",
+            "start as many processes a node as it has GPUs, and let each see all of them "
+            "(gpus_per_node, not gpus_per_task)",
+        )
+    return torch.device("cuda", local)
 
 
 def steps_of(method: Method, data: Table, *, rounds: int, batch_size: int) -> int:
@@ -61,7 +73,7 @@ def fit(
     batch_size: int,
     seed: int,
     trainer: Mapping[str, Any],
-    events: EventFile,
+    events: EventFile | Unwritten,
     measure: Callable[[], dict[str, float]],
     times: int,
     description: str,
@@ -73,7 +85,7 @@ def fit(
             method.finish(round)
         return
     steps = steps_of(method, data, rounds=rounds, batch_size=batch_size)
-    checkpoint = newest_sound(folder / "checkpoints")
+    checkpoint = ranks.agreed(lambda: newest_sound(folder / "checkpoints"))
     if checkpoint is not None:
         say(f"going on from {checkpoint}", "dim")
     callbacks: list[L.Callback] = [
@@ -88,12 +100,14 @@ def fit(
         warnings.filterwarnings("ignore", module="lightning")
         loop = L.Trainer(
             accelerator=device_of(trainer["accelerator"]).type,
+            strategy=strategy_of(trainer["strategy"]),
             devices=trainer["devices"],
+            num_nodes=trainer["num_nodes"],
             precision=trainer["precision"],
             max_epochs=rounds,
             reload_dataloaders_every_n_epochs=1,
             callbacks=callbacks,
-            plugins=[WholeFiles()],
+            plugins=[WholeFiles(), Started()],
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,

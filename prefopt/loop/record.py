@@ -1,7 +1,7 @@
 """What a run writes down while it trains: metrics every so many steps, evaluations at set steps, and what broke it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import lightning.pytorch as L
 from safetensors.torch import save_file
 from torch import Tensor
 
+from prefopt import ranks
 from prefopt.errors import Diverged
 from prefopt.loop.rounds import Rounds
 from prefopt.methods.base import Method
@@ -16,10 +17,26 @@ from prefopt.progress import bar
 from prefopt.tracking.events import EventFile
 
 
+class Unwritten:
+    """The event file of a process that is not the one that writes."""
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def rewind(self, step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class Record(L.Callback):
     """Writes the meter's means to the event file every `every` steps, and stops the run where one is not finite."""
 
-    def __init__(self, events: EventFile, folder: Path, *, every: int) -> None:
+    def __init__(self, events: EventFile | Unwritten, folder: Path, *, every: int) -> None:
         self.events, self.folder, self.every = events, folder, every
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -52,7 +69,8 @@ class Record(L.Callback):
         loader = rounds.loader
         batch = loader.table.batch(loader.plan[loader.given - len(steps) + bad])
         path = self.folder / "bad_batch.safetensors"
-        save_file({k: v.contiguous() for k, v in vars(batch).items() if isinstance(v, Tensor)}, path)
+        if ranks.first():
+            save_file({k: v.contiguous() for k, v in vars(batch).items() if isinstance(v, Tensor)}, path)
         what = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
         raise Diverged(
             f"{what} at step {trainer.global_step - len(steps) + bad + 1}; the batch that did it is {path} "
@@ -62,9 +80,14 @@ class Record(L.Callback):
 
 
 class Evaluate(L.Callback):
-    """Calls `measure` at the steps that divide the run into `times` parts, the end excepted, and writes its figures."""
+    """Calls `measure` at the steps that divide the run into `times` parts, the end excepted, and writes its figures.
 
-    def __init__(self, measure: Callable[[], dict[str, float]], events: EventFile, *, times: int, steps: int) -> None:
+    Every process measures the same: none waits for another, and sharded weights are whole only where all take part.
+    """
+
+    def __init__(
+        self, measure: Callable[[], dict[str, float]], events: EventFile | Unwritten, *, times: int, steps: int
+    ) -> None:
         self.measure, self.events = measure, events
         self.at = {round(steps * k / times) for k in range(1, times)} - {0, steps}
 

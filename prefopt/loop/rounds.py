@@ -6,7 +6,9 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 
+from prefopt import ranks
 from prefopt.engine.loader import Loader
+from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
 from prefopt.table import Table
 
@@ -15,7 +17,8 @@ class Rounds(L.LightningDataModule):
     """Gives round k's loader, and has the method collect exactly once a round.
 
     What a round trains on travels in its checkpoints where it is not the given data: sampled anew by the policy as it
-    is in the middle of the round, it would be something else.
+    is in the middle of the round, it would be something else. Where several processes share the run, all collect, as
+    sharded weights demand, and learn from what the first one got: samples of two GPUs may differ.
     """
 
     def __init__(self, method: Method, data: Table, *, batch_size: int, seed: int) -> None:
@@ -32,9 +35,15 @@ class Rounds(L.LightningDataModule):
             with self.trainer.precision_plugin.forward_context():
                 table = self.method.collect(self.data, round)
             assert table is not None
-            self.round, self.table = round, table
+            self.round, self.table = round, table if table is self.data else ranks.agreed(lambda: table)
         passes = self.method.passes
         self.loader = Loader(self.table, batch_size=self.batch_size, seed=self.seed, round=round, passes=passes)
+        if (smallest := min(map(len, self.loader.plan))) < ranks.world():
+            raise PrefoptError(
+                f"{ranks.world()} processes cannot share a batch of {smallest} (batch_size={self.batch_size}, "
+                f"{len(self.table)} examples a round)",
+                "raise batch_size, or start fewer processes",
+            )
         return self.loader
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The contract of a method: five hooks on a Lightning module, and a round is an epoch."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import lightning.pytorch as L
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prefopt import ranks
 from prefopt.batch import Groups
 from prefopt.errors import PrefoptError
 from prefopt.table import Table
@@ -23,6 +25,8 @@ class Method(L.LightningModule):
     trains: those of them whose weights it changes.
     passes: how often a round goes over what `collect` returned.
     per_round: examples that `collect` makes a round, None where it returns the data that it was given.
+    coupled: whether the loss of an example depends on others of its batch, or changes what the method remembers: then
+        no two processes may share a batch.
     """
 
     eats: ClassVar[type[Groups]]
@@ -30,6 +34,7 @@ class Method(L.LightningModule):
     trains: ClassVar[tuple[str, ...]] = ("policy",)
     passes: int = 1
     per_round: int | None = None
+    coupled: ClassVar[bool] = False
     policy: Any
     reference: Any
     reward: Any
@@ -110,14 +115,17 @@ class Method(L.LightningModule):
         def closure() -> Tensor:
             optimizer.zero_grad()
             total = torch.zeros((), device=self.device)
-            for micro in batch.split(self._micro_batch_size):
-                losses, metrics = self.loss(micro)
-                share = losses.sum() / len(batch)
-                self.manual_backward(share)
+            parts = list(batch.split(self._micro_batch_size))
+            for part in parts:
+                losses, metrics = self.loss(part)
+                share = losses.sum() / len(batch) * batch.weight
+                with nullcontext() if part is parts[-1] else self._gradients_stay_here():
+                    self.manual_backward(share)
                 total = total + share.detach()
-                self.meter.add({"loss": losses.detach(), **metrics}, len(micro))
+                self.meter.add({"loss": losses.detach(), **metrics}, len(part))
             norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self._clip or float("inf"))
             self.meter.add({"grad_norm": norm}, 1)
+            total = ranks.mean(total)
             seen.append(torch.stack([total.double(), norm.double()]))
             return total
 
@@ -125,6 +133,11 @@ class Method(L.LightningModule):
         self.meter.step(seen[0])
         scheduler: Any = self.lr_schedulers()
         scheduler.step()
+
+    def _gradients_stay_here(self) -> AbstractContextManager[Any]:
+        """While entered, processes add up their gradients each for itself."""
+        strategy: Any = self.trainer.strategy
+        return strategy.block_backward_sync() if ranks.world() > 1 else nullcontext()
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
@@ -142,12 +155,13 @@ class Method(L.LightningModule):
         return {k: v for k, v in state.items() if k not in frozen and not k.startswith(roles)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["rng"] = torch.get_rng_state()
-        checkpoint["meter"] = self.meter.state()
+        checkpoint["rng"] = ranks.gathered(torch.get_rng_state())
+        checkpoint["meter"] = ranks.gathered(self.meter.state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._rng = checkpoint["rng"]
-        self.meter = Meter(**checkpoint["meter"])
+        rank = ranks.place().rank
+        self._rng = checkpoint["rng"][rank]
+        self.meter = Meter(**checkpoint["meter"][rank])
 
     def on_train_start(self) -> None:
         if (state := self.__dict__.pop("_rng", None)) is not None:
@@ -156,7 +170,10 @@ class Method(L.LightningModule):
 
 
 class Meter:
-    """Means of metrics over the steps since they were last read, kept on the device and read in one go."""
+    """Means of metrics over the steps since they were last read, kept on the device and read in one go.
+
+    They are over the whole batches, whatever this process's part of them is.
+    """
 
     def __init__(self, sums: dict[str, Tensor] | None = None, counts: dict[str, int] | None = None) -> None:
         self.sums, self.counts = sums or {}, counts or {}
@@ -184,7 +201,12 @@ class Meter:
         if not self.sums:
             return {}
         values = torch.stack(list(self.sums.values())).tolist()
-        means = {name: value / self.counts[name] for name, value in zip(self.sums, values, strict=True)}
+        everyones = ranks.gathered((dict(zip(self.sums, values, strict=True)), self.counts))
+        means = {
+            name: sum(sums.get(name, 0.0) for sums, _ in everyones)
+            / sum(counts.get(name, 0) for _, counts in everyones)
+            for name in dict.fromkeys(name for sums, _ in everyones for name in sums)
+        }
         self.sums, self.counts, self._steps = {}, {}, []
         return means
 
