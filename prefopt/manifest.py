@@ -85,7 +85,8 @@ class Manifest:
             "stages": len(self.stages),
             "cells": len(self.cells),
         }
-        lines = [head, *map(asdict, (*self.stages, *self.cells, *self.jobs))]
+        lines: list[Any] = [head]
+        lines += [asdict(entry) for entry in (*self.stages, *self.cells)] + [asdict(job) for job in self.jobs]
         replace_text(self.folder / MANIFEST, "".join(json.dumps(line) + "\n" for line in lines))
 
     def sent(self, ids: Iterable[str], works: Iterable[Sequence[str]]) -> Self:

@@ -134,6 +134,10 @@ def run(method: str, dataset: str, identity: str) -> Run:
     return Run(home() / f"{method}-{dataset}-{identity}")
 
 
+GLANCE_S = 0.3
+"""Who only looks whether a lock is held has it for an instant."""
+
+
 @contextmanager
 def held(lock: Path, when_taken: Callable[[], None]) -> Iterator[None]:
     """Hold `lock`; where somebody else has it, call `when_taken` and then wait.
@@ -145,7 +149,7 @@ def held(lock: Path, when_taken: Callable[[], None]) -> Iterator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     guard = FileLock(lock)
     try:
-        guard.acquire(timeout=0)
+        guard.acquire(timeout=GLANCE_S)
     except Timeout:
         when_taken()
         waiting = _claims[-1] if _claims else None

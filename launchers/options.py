@@ -1,0 +1,62 @@
+"""What a launcher can be told."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from prefopt.errors import PrefoptError
+
+ON_ERROR = ("continue", "stop")
+CLUSTERS = ("slurm", "local")
+
+
+@dataclass(frozen=True)
+class Options:
+    """cluster: slurm or local. submit: false plans, prints and sends nothing. wait: false returns once all is sent.
+
+    on_error: continue, or stop: no further cell begins after one has failed.
+    cells_per_job: cells in one allocation, one after the other in one process.
+    jobs: how many processes work at a time (local); null: one for each GPU, or for each core.
+    resends: how often a cell whose job was lost (killed, out of memory, a node gone) is sent again while waiting.
+    preflight: ask the cluster, and a node, before anything is queued.
+    max_num_timeout: how often a job may be requeued at its time limit.
+    job: all other options, as submitit takes them.
+    given: all of them, as they were given.
+    """
+
+    cluster: str
+    submit: bool
+    wait: bool
+    on_error: str
+    cells_per_job: int = 1
+    jobs: int | None = None
+    resends: int = 3
+    preflight: bool = True
+    max_num_timeout: int = 1000
+    job: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, value, choices in (("cluster", self.cluster, CLUSTERS), ("on_error", self.on_error, ON_ERROR)):
+            if value not in choices:
+                raise PrefoptError(f"hydra.launcher.{key}={value}", f"choose one of {', '.join(choices)}")
+        for key in ("cells_per_job", "jobs"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise PrefoptError(f"hydra.launcher.{key}={value} is too few", "give a number from 1 on")
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Our own options by name, and the rest for submitit, less what is null."""
+        given = {k: v for k, v in given.items() if not k.startswith("_")}
+        own = {f.name for f in fields(cls)} - {"job", "given"}
+        job = {k: v for k, v in given.items() if k not in own and v is not None}
+        return cls(**{k: v for k, v in given.items() if k in own}, job=job, given=given)
+
+    @property
+    def tasks_per_node(self) -> int:
+        return int(self.job.get("tasks_per_node") or 1)
+
+    @property
+    def nodes(self) -> int:
+        return int(self.job.get("nodes") or 1)

@@ -1,0 +1,124 @@
+"""What a job does: runs, one after the other, in one process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from submitit.helpers import DelayedSubmission
+
+from prefopt import stop
+from prefopt.errors import Interrupted, PrefoptError
+from prefopt.manifest import Cell, Manifest
+from prefopt.store import Taken
+
+CHANGED = "send the sweep again; or put back what was there when it was sent, and `python -m prefopt.sweep resume`"
+
+
+@dataclass(frozen=True)
+class Work:
+    """The runs of one job of a sweep. shared: other jobs take from the same list, so what is taken is passed over.
+
+    Called by submitit in the job; its exit code is that of the first run that failed.
+    """
+
+    sweep: Path
+    runs: tuple[str, ...]
+    shared: bool
+
+    def __call__(self) -> None:
+        requeue = signal.getsignal(signal.SIGUSR2)
+        code = 0
+        with stop.heeded():
+            from prefopt.tracking.telemetry import silence
+
+            silence()
+            manifest = Manifest.read(self.sweep)
+            os.environ["PREFOPT_HOME"] = str(manifest.home)
+            for name in self.runs:
+                if stop.asked() or manifest.stopped():
+                    break
+                ended = self._carried_out(manifest, manifest.entry(name))
+                code = code or ended
+                if ended and manifest.launcher["on_error"] == "stop":
+                    (self.sweep / "stopped").touch()
+            unfinished = any(not manifest.stored(name).done for name in self.runs)
+            if stop.asked() and unfinished and not manifest.stopped() and callable(requeue) and preempted():
+                print(f"told to stop by {stop.asked()}: requeued, to go on from here", flush=True)
+                requeue(signal.SIGUSR2, None)  # submitit's: asks SLURM, and leaves
+        if stop.asked() or code:
+            sys.exit(code or Interrupted.exit_code)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """What the requeued job does: the same, for runs know how far they have come."""
+        return DelayedSubmission(self)
+
+    def _carried_out(self, manifest: Manifest, entry: Cell) -> int:
+        """The exit code that the run would have had as a command of its own."""
+        stored, began = manifest.stored(entry.run), time.monotonic()
+        stored.folder.mkdir(parents=True, exist_ok=True)
+        code = 0
+        with logged(stored.folder / "log.txt"):
+            try:
+                self._run(manifest, entry)
+                how = "done"
+            except Taken:
+                return 0
+            except Interrupted as error:
+                how = error.what
+            except PrefoptError as error:
+                print(f"prefopt: error: {error}", file=sys.stderr)
+                code, how = error.exit_code, str(error)
+            except Exception:
+                code, how = 1, traceback.format_exc()
+                sys.stderr.write(how)
+        if code and stored.status()["state"] != "failed":
+            with suppress(OSError):  # a full disk must not hide what went wrong
+                (stored.folder / "error.txt").write_text(how)
+                stored.mark("failed", error=how.strip().splitlines()[-1])
+        place = "" if entry.index is None else f"cell {entry.index}, "
+        print(f"{place}{entry.run}, {time.monotonic() - began:.1f} s: {how}", flush=True)
+        return code
+
+    def _run(self, manifest: Manifest, entry: Cell) -> None:
+        from omegaconf import OmegaConf
+
+        from prefopt.run import Planned, run
+
+        config = OmegaConf.create(dict(entry.config))
+        labels = {} if entry.index is None else {"sweep": manifest.name, "cell": str(entry.index)}
+        parent = None if entry.index is None else manifest.folder
+        run(config, wait=not self.shared, planned=Planned(entry.run, CHANGED, parent, labels))
+
+
+def preempted() -> bool:
+    """Whether this job is to be requeued: on SLURM, and not cancelled."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return False
+    told = subprocess.run(["squeue", "--noheader", "--job", job, "--format", "%T"], capture_output=True, text=True)
+    return "RUNNING" in told.stdout
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """While entered, standard output and error of this process and its children are appended to `path`."""
+    streams = (sys.stdout, sys.stderr)
+    kept = [os.dup(stream.fileno()) for stream in streams]
+    with path.open("ab") as file:
+        try:
+            for stream in streams:
+                stream.flush()
+                os.dup2(file.fileno(), stream.fileno())
+            yield
+        finally:
+            for stream, before in zip(streams, kept, strict=True):
+                stream.flush()
+                os.dup2(before, stream.fileno())
+                os.close(before)
