@@ -32,7 +32,7 @@ format: setup ## let ruff format and mend
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
 ui: setup ## MLflow's interface, on this machine only
-	$(BIN)/python -m prefopt.tracking.ui $(ARGS)
+	$(BIN)/python -m prefopt.track ui $(ARGS)
 
 bench: setup ## what a user waits for
 	$(BIN)/python tests/bench/startup.py

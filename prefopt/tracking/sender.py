@@ -13,57 +13,69 @@ import traceback
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
 
+from prefopt.errors import PrefoptError
+from prefopt.tracking.channel import Order, Troubles
+from prefopt.tracking.database import prepare
 from prefopt.tracking.events import EVENTS, read
 from prefopt.tracking.record import Receipt, Record
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-KEY = "prefopt.key"
+KEY, PARENT = "prefopt.key", "mlflow.parentRunId"
 METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
 PAUSES_S = (0, 1, 2)
 
+Unfinished = Literal["RUNNING", "KILLED"]
+"""What a run that did not say how it ended is called."""
+
 
 class Run:
-    """One run on its way to MLflow."""
+    """One run, or sweep, on its way to MLflow."""
 
-    def __init__(self, folder: Path, home: Path, uri: str, every_s: float = 0.0) -> None:
-        self.folder, self.home, self.uri, self.every_s = folder, home, uri, every_s
+    def __init__(self, folder: Path, home: Path, uri: str) -> None:
+        self.folder, self.home, self.uri = folder, home, uri
         self.lock = FileLock(folder / "mlflow.lock")
         self.receipt: Receipt | None = None
+        self.described: Record | None = None
         self.last: dict[str, int] = {}
         self.place = (0, 0)
-        self.delivered = False
+        self.trouble: str | None = None
 
-    def send(self, orphaned: bool = False) -> str | None:
-        """Send what is missing; what went wrong, or None. orphaned: who ran it is gone without a word."""
+    def send(self, unfinished: Unfinished = "RUNNING") -> str | None:
+        """Send what is missing; what went wrong, or None, also where nothing is tracked yet."""
+        before, self.trouble = self.trouble, None
         try:
-            self._send("KILLED" if orphaned else "RUNNING")
+            self._send(unfinished)
         except Timeout:
-            return "another process is sending it"
+            self.trouble = "another process is sending it"
         except Exception as error:
-            traceback.print_exc()
+            self.trouble = in_a_line(error)
+            if self.trouble != before:
+                traceback.print_exc()
             self.release()
-            return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-        return None
+        return self.trouble
 
     def release(self) -> None:
         """Forget what MLflow was known to have, and let others send."""
         self.receipt = None
         self.lock.release(force=True)
 
-    def _send(self, unfinished: str) -> None:
+    def _send(self, unfinished: Unfinished) -> None:
         record = Record.load(self.folder)
-        if record is None:
-            raise FileNotFoundError(f"{self.folder} holds no tracked run")
-        client = _client(self.uri)
-        if self.receipt is None:
+        if record is None or (self.receipt is None and delivered(self.folder, self.uri)):
+            return
+        if not self.lock.is_locked:
             self.lock.acquire(timeout=0)
+        client = _client(self.uri)
+        description = replace(record, status="RUNNING", ended=None, artifacts=())
+        if self.receipt is None or description != self.described:
             self._open(client, record)
+            self.described = description
         assert self.receipt is not None
         self._send_events(client, self.receipt.run_id)
         status = unfinished if record.status == "RUNNING" else record.status
@@ -74,17 +86,14 @@ class Run:
         """Find this run in MLflow, or create it, and learn what is there."""
         from mlflow.entities import Param, RunTag
 
-        experiment = _experiment(client, record.experiment, self.home, self.uri)
-        found = client.search_runs([experiment], f"tags.`{KEY}` = '{record.key}'", max_results=1)
-        run = (
-            found[0]
-            if found
-            else client.create_run(experiment, int(record.started * 1000), {KEY: record.key}, record.name)
-        )
+        run = _placed(client, self.folder, record, self.home, self.uri)
         known = run.data.params
         new = [Param(key, value) for key, value in record.params.items() if key not in known]
         changed = [key for key, value in record.params.items() if key in known and known[key] != value]
         tags = record.tags | ({"prefopt.changed": ", ".join(changed)} if changed else {})
+        sweep = self.folder / (record.parent or ".")
+        if record.parent is not None and (above := Record.load(sweep)) is not None:
+            tags[PARENT] = _placed(client, sweep, above, self.home, self.uri).info.run_id
         for start in range(0, len(new), PARAMS_A_CALL):
             client.log_batch(run.info.run_id, params=new[start : start + PARAMS_A_CALL])
         client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -92,7 +101,7 @@ class Run:
             client.update_run(run.info.run_id, status="RUNNING")
         self.last = {metric.key: metric.step for metric in run.data.to_proto().metrics}
         self.place = (0, 0)
-        self.receipt = Receipt(self.uri, experiment, run.info.run_id, "RUNNING", 0)
+        self.receipt = Receipt(self.uri, run.info.experiment_id, run.info.run_id, "RUNNING", 0)
         self.receipt.save(self.folder)
 
     def _send_events(self, client: "MlflowClient", run_id: str) -> None:
@@ -127,36 +136,47 @@ class Run:
             else:
                 client.log_artifact(receipt.run_id, str(path), place or None)
         client.set_terminated(receipt.run_id, status, int((record.ended or time.time()) * 1000))
-        replace(receipt, status=status, size=self.place[1]).save(self.folder)
-        self.delivered = True
+        replace(receipt, status=status, size=self.place[1], record=record.digest).save(self.folder)
         self.release()
+
+
+def delivered(folder: Path, uri: str) -> bool:
+    """Whether the store at `uri` has all of this run, as far as the run's directory tells."""
+    record, receipt, events = Record.load(folder), Receipt.load(folder), folder / EVENTS
+    if record is None or receipt is None:
+        return False
+    size = events.stat().st_size if events.exists() else 0
+    return (receipt.uri, receipt.record, receipt.size) == (uri, record.digest, size)
+
+
+def in_a_line(error: Exception) -> str:
+    """One line that says what went wrong, and its mend where that is known."""
+    if isinstance(error, PrefoptError):
+        return f"{error.what}; {error.mend}"
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 
 
 @functools.cache
 def _client(uri: str) -> "MlflowClient":
     from mlflow import MlflowClient
 
-    create_store(uri)
+    prepare(uri)
     return MlflowClient(tracking_uri=uri)
 
 
-def create_store(uri: str) -> None:
-    """Make the SQLite store of this URI where there is none, once for all processes: whole, or not there."""
-    if not uri.startswith("sqlite:///"):
-        return
-    path = Path(uri.removeprefix("sqlite:///"))
-    if path.exists():
-        return
-    from mlflow import MlflowClient
+def _placed(client: "MlflowClient", folder: Path, record: Record, home: Path, uri: str) -> Any:
+    """The MLflow run of this record, made once, however many processes ask for it together."""
+    experiment = _experiment(client, record.experiment, home, uri)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if path.exists():
-            return
-        beside = path.with_suffix(".part")
-        beside.unlink(missing_ok=True)
-        MlflowClient(tracking_uri=f"sqlite:///{beside}").search_experiments(max_results=1)
-        beside.rename(path)
+    def search() -> list[Any]:
+        return client.search_runs([experiment], f"tags.`{KEY}` = '{record.key}'", max_results=1)
+
+    if found := search():
+        return found[0]
+    with FileLock(folder / "mlflow.new.lock"):
+        if found := search():
+            return found[0]
+        return client.create_run(experiment, int(record.started * 1000), {KEY: record.key}, record.name)
 
 
 def _experiment(client: "MlflowClient", name: str, home: Path, uri: str) -> str:
@@ -175,42 +195,49 @@ def _experiment(client: "MlflowClient", name: str, home: Path, uri: str) -> str:
 
 
 def serve(pipe: Connection) -> None:
-    """Send the runs named through `pipe`, (folder, home, uri, every_s, ends), until its other end is gone.
+    """Carry out the orders that come through `pipe` until its other end is gone.
 
-    A run that ends is answered by (folder, what went wrong or None); one that went wrong is tried again.
+    Runs that end are answered by what went wrong with each, or None; one that went wrong is tried again.
     """
     runs: dict[Path, Run] = {}
+    left: dict[Path, Unfinished] = {}
+    every_s: float | None = None
     while True:
         try:
-            if not pipe.poll(min((run.every_s for run in runs.values()), default=None)):
-                runs = {folder: run for folder, run in runs.items() if run.send() or not run.delivered}
+            if not pipe.poll(every_s):
+                for run in runs.values():
+                    run.send()
                 continue
-            folder, home, uri, every_s, ends = pipe.recv()
-            if not ends or folder not in runs:
-                if folder in runs:
-                    runs[folder].release()
-                runs[folder] = Run(folder, home, uri, every_s)
-            if not ends:
-                runs[folder].send()
-                continue
-            trouble = _insist(runs[folder])
-            if trouble is None:
-                del runs[folder]
-            pipe.send((folder, trouble))
+            order: Order = pipe.recv()
+            every_s = order.every_s if every_s is None else min(every_s, order.every_s)
+            for folder in order.folders:
+                if folder not in runs or not order.ends:
+                    if folder in runs:
+                        runs[folder].release()
+                    runs[folder] = Run(folder, order.home, order.uri)
+                left[folder] = "KILLED" if order.owned else "RUNNING"
+            if order.ends:
+                troubles = _insist({folder: runs[folder] for folder in order.folders})
+                for folder in [folder for folder, trouble in troubles.items() if trouble is None]:
+                    del runs[folder]
+                pipe.send(troubles)
+            else:
+                for folder in order.folders:
+                    runs[folder].send()
         except (EOFError, ConnectionError):
             break
-    for run in runs.values():
-        run.send(orphaned=True)
+    for folder, run in runs.items():
+        run.send(left[folder])
 
 
-def _insist(run: Run) -> str | None:
-    trouble = None
+def _insist(runs: dict[Path, Run]) -> Troubles:
+    troubles: Troubles = dict.fromkeys(runs, "not tried")
     for pause in PAUSES_S:
         time.sleep(pause)
-        trouble = run.send()
-        if trouble is None:
+        troubles |= {folder: runs[folder].send("KILLED") for folder, trouble in troubles.items() if trouble}
+        if not any(troubles.values()):
             break
-    return trouble
+    return troubles
 
 
 def main() -> None:

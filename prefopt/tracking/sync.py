@@ -1,56 +1,46 @@
-"""Send to MLflow what it does not have yet of finished, killed or copied runs: `python -m prefopt.tracking.sync`."""
+"""Sending to MLflow what it does not have yet of finished, killed or copied runs and sweeps."""
 
-import argparse
-import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from prefopt.errors import PrefoptError, reports_errors
-from prefopt.tracking.events import EVENTS
-from prefopt.tracking.mlflow import store_uri
-from prefopt.tracking.record import RECORD, Receipt, Record
-from prefopt.tracking.telemetry import silence
+from prefopt.errors import PrefoptError
+from prefopt.tracking.channel import Troubles
+from prefopt.tracking.record import RECORD
 
 
-@reports_errors
-def main() -> None:
-    silence()
-    from prefopt.store import home
-    from prefopt.tracking.sender import Run
+def sync(folders: Sequence[Path], home: Path, uri: str) -> None:
+    """`deliver`, all runs and sweeps of the home by default, with a line for each.
 
-    parser = argparse.ArgumentParser(prog="python -m prefopt.tracking.sync", description=__doc__)
-    parser.add_argument("runs", nargs="*", type=Path, help="directories of runs (default: all of the home)")
-    parser.add_argument(
-        "--uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI") or store_uri(home()),
-        help="store or server (default: MLFLOW_TRACKING_URI, or the home's own store)",
-    )
-    arguments = parser.parse_args()
-    folders = arguments.runs or sorted(path.parent for path in home().glob(f"*/{RECORD}"))
-    troubles = []
-    for folder in (path.absolute() for path in folders):
-        if delivered(folder, arguments.uri):
+    Raises PrefoptError where something of it does not arrive.
+    """
+    from prefopt.tracking.sender import delivered
+
+    found = folders or sorted(path.parent for pattern in ("*", "sweeps/*") for path in home.glob(f"{pattern}/{RECORD}"))
+    troubles = 0
+    for folder in (path.absolute() for path in found):
+        if delivered(folder, uri):
             print(f"{folder}: nothing to send")
-            continue
-        run = Run(folder, home(), arguments.uri)
-        trouble = run.send()
-        run.release()
-        print(f"{folder}: {trouble or 'sent'}")
-        troubles += [trouble] if trouble else []
+        elif not (folder / RECORD).exists():
+            print(f"{folder}: holds no tracked run")
+            troubles += 1
+        else:
+            trouble = deliver([folder], home, uri)[folder]
+            print(f"{folder}: {trouble or 'sent'}")
+            troubles += trouble is not None
     if troubles:
         raise PrefoptError(
-            f"{len(troubles)} of {len(folders)} runs could not be sent to {arguments.uri}",
+            f"{troubles} of {len(found)} runs could not be sent to {uri}",
             "see the lines above; the same command goes on with what is missing",
         )
 
 
-def delivered(folder: Path, uri: str) -> bool:
-    """Whether the store at `uri` has all of this run, as far as the run's directory tells."""
-    record, receipt, events = Record.load(folder), Receipt.load(folder), folder / EVENTS
-    if record is None or receipt is None:
-        return False
-    size = events.stat().st_size if events.exists() else 0
-    return (receipt.uri, receipt.status, receipt.size) == (uri, record.status, size)
+def deliver(folders: Iterable[Path], home: Path, uri: str) -> Troubles:
+    """Send what is missing of these runs and sweeps, in this process; runs that go on stay RUNNING there."""
+    from prefopt.tracking.sender import Run
 
-
-if __name__ == "__main__":
-    main()
+    troubles: Troubles = {}
+    for folder in folders:
+        run = Run(folder.absolute(), home.absolute(), uri)
+        troubles[folder] = run.send()
+        run.release()
+    return troubles

@@ -1,32 +1,25 @@
-"""MLflow's interface over the local store, for this machine only: `python -m prefopt.tracking.ui`."""
+"""MLflow's interface over the local store, for this machine only."""
 
-import argparse
 import os
 import socket
 import sys
+from pathlib import Path
+from typing import NoReturn
 
-from prefopt.errors import PrefoptError, reports_errors
-from prefopt.tracking.mlflow import store_uri
-from prefopt.tracking.telemetry import silence
+from prefopt.errors import PrefoptError
+from prefopt.tracking.database import prepare, store_uri
 
 HOST = "127.0.0.1"
 
 
-@reports_errors
-def main() -> None:
-    silence()
-    from prefopt.store import home
-    from prefopt.tracking.sender import create_store
-
-    parser = argparse.ArgumentParser(prog="python -m prefopt.tracking.ui", description=__doc__)
-    parser.add_argument("--port", type=int, default=5000, help="(default: %(default)s)")
-    port = parser.parse_args().port
+def ui(home: Path, port: int) -> NoReturn:
+    """Become the interface. Raises PrefoptError where the port is taken, or the store one of another MLflow."""
     check_free(port)
-    uri = store_uri(home())
-    create_store(uri)
-    print(f"MLflow over {home()} opens at http://{HOST}:{port} in a few seconds; Ctrl-C ends it", flush=True)
+    uri = store_uri(home)
+    prepare(uri)
+    print(f"MLflow over {home} opens at http://{HOST}:{port} in a few seconds; Ctrl-C ends it", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", uri, "--artifacts-destination", (home() / "mlartifacts").as_uri()]
+    command += ["--backend-store-uri", uri, "--artifacts-destination", (home / "mlartifacts").as_uri()]
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # eight processes that serve no run of ours
     os.execv(sys.executable, command)
 
@@ -42,7 +35,3 @@ def check_free(port: int) -> None:
                 f"port {port} of {HOST} cannot be opened: {error}",
                 f"if it is MLflow, open http://{HOST}:{port}; if not, choose another port: --port {port + 1}",
             ) from None
-
-
-if __name__ == "__main__":
-    main()
