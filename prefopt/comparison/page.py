@@ -6,7 +6,6 @@ from html import escape
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from prefopt.comparison.analysis import Comparison
 from prefopt.comparison.drawing import PALETTE, Drawing, looks
@@ -46,10 +45,10 @@ def page(report: Report, comparison: Comparison, drawings: Sequence[Drawing]) ->
     )
 
 
-def marks(arms: Sequence[str]) -> dict[str, Markup]:
+def marks(arms: Sequence[str]) -> dict[str, str]:
     """Each arm's marker in its colour, to stand beside its name."""
     return {
-        arm: Markup(
+        arm: (
             f'<svg class="mark" viewBox="0 0 12 12" aria-hidden="true" '
             f'style="fill: var(--series-{PALETTE.index(look.color)})">{SHAPES[look.marker]}</svg>'
         )
@@ -57,7 +56,7 @@ def marks(arms: Sequence[str]) -> dict[str, Markup]:
     }
 
 
-def inline(drawing: Drawing) -> Markup:
+def inline(drawing: Drawing) -> str:
     """A drawing's SVG as part of a page: colours of the page, ids of its own, a name for those who cannot see it."""
     text = drawing.svg.read_text(encoding="utf-8")
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
@@ -72,8 +71,5 @@ def inline(drawing: Drawing) -> Markup:
         text = text.replace(colour, variable)
     text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{drawing.name}-", text)
     label = f'<title id="{drawing.name}-title">{escape(drawing.alt)}</title>'
-    return Markup(
-        re.sub(r"<svg ([^>]*)>", rf'<svg role="img" aria-labelledby="{drawing.name}-title" \1>', text, count=1).replace(
-            ">", f">{label}", 1
-        )
-    )
+    named = re.sub(r"<svg ([^>]*)>", rf'<svg role="img" aria-labelledby="{drawing.name}-title" \1>', text, count=1)
+    return named.replace(">", f">{label}", 1)
