@@ -43,7 +43,10 @@ def batches(manifest: Manifest, found: Mapping[str, State], cells: Sequence[str]
         return [Batch("processes", works)]
     size = options.cells_per_job
     packs = [tuple(cells[start : start + size]) for start in range(0, len(cells), size)]
-    groups = {"stages that cells share": [(stage,) for stage in stages], "cells": packs}
+    groups: dict[str, list[tuple[str, ...]]] = {
+        "stages that cells share": [(stage,) for stage in stages],
+        "cells": packs,
+    }
     return [
         Batch(says, tuple(Work(manifest.folder, pack, shared=False) for pack in group))
         for says, group in groups.items()

@@ -18,6 +18,7 @@ class Options:
     cells_per_job: cells in one allocation, one after the other in one process.
     jobs: how many processes work at a time (local); null: one for each GPU, or for each core.
     resends: how often a cell whose job was lost (killed, out of memory, a node gone) is sent again while waiting.
+    poll_s: seconds between two looks at the runs and the queue.
     preflight: ask the cluster, and a node, before anything is queued.
     max_num_timeout: how often a job may be requeued at its time limit.
     job: all other options, as submitit takes them.
@@ -31,6 +32,7 @@ class Options:
     cells_per_job: int = 1
     jobs: int | None = None
     resends: int = 3
+    poll_s: float = 10.0
     preflight: bool = True
     max_num_timeout: int = 1000
     job: Mapping[str, Any] = field(default_factory=dict)

@@ -59,7 +59,7 @@ def _state(manifest: Manifest, run: Run, job: Job | None, alive: frozenset[str])
     state, sent = status["state"], job is not None and job.id in alive
     # A job that was sent after the run last spoke has not come to it yet.
     unheard = sent and job is not None and status.get("time", 0.0) < job.time
-    if state == "done":
+    if run.done:
         pass
     elif held(run):
         state = "waiting" if state == "waiting" else "running"
@@ -69,6 +69,8 @@ def _state(manifest: Manifest, run: Run, job: Job | None, alive: frozenset[str])
         state = "lost"
     elif state == "interrupted":
         state = "stopped"
+    elif state == "done":
+        state = "new"  # its results were deleted
     return State(state, status, job)
 
 

@@ -14,7 +14,6 @@ from prefopt.manifest import Manifest
 from prefopt.progress import bar, say
 from prefopt.summary import shown
 
-POLL_S = {"local": 0.5, "slurm": 5.0}
 LOST_AFTER_POLLS = 3
 """Polls after which a run without a job is believed to be lost: shared file systems lag behind the queue."""
 
@@ -32,7 +31,7 @@ def watch(manifest: Manifest, options: Options) -> Mapping[str, State]:
             if stop.asked():
                 _interrupted(manifest, options)
             if (found := states(manifest)) is None:
-                time.sleep(POLL_S[options.cluster])
+                time.sleep(options.poll_s)
                 continue
             cells = {cell.run: found[cell.run] for cell in manifest.cells}
             progress(sum(s.state in ENDED for s in cells.values()) - ended, counted(cells))
@@ -50,7 +49,7 @@ def watch(manifest: Manifest, options: Options) -> Mapping[str, State]:
             else:
                 if manifest.stopped() and options.cluster == "slurm":
                     withdraw(s.job.id for s in cells.values() if s.state == "queued" and s.job is not None)
-                time.sleep(POLL_S[options.cluster])
+                time.sleep(options.poll_s)
 
 
 def _interrupted(manifest: Manifest, options: Options) -> None:
@@ -63,5 +62,5 @@ def _interrupted(manifest: Manifest, options: Options) -> None:
     say("stopping at the next checkpoint of each cell; Ctrl-C again leaves at once")
     cancel(manifest)
     while queue({job.id for job in manifest.jobs}, options.cluster):
-        time.sleep(POLL_S[options.cluster])
+        time.sleep(options.poll_s)
     raise Interrupted("the sweep was stopped by Ctrl-C", f"python -m prefopt.sweep resume {place}")

@@ -73,7 +73,7 @@ class Run:
 
     @property
     def done(self) -> bool:
-        return self.status()["state"] == "done"
+        return self.status()["state"] == "done" and self.results.exists()
 
     def mark(self, state: str, **facts: Any) -> None:
         """Record `state` (waiting, running, interrupted, failed, done), who says so, and `facts`.
