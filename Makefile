@@ -4,10 +4,10 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check format ui bench clean
+.PHONY: help setup train test check format ui bench slurm-up slurm-down clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready ## the virtual environment, from pyproject.toml and constraints.txt
 
@@ -36,6 +36,12 @@ ui: setup ## MLflow's interface, on this machine only
 
 bench: setup ## what a user waits for
 	$(BIN)/python tests/bench/startup.py
+
+slurm-up: ## a real SLURM of two nodes on this machine, to try out and for the cluster tests
+	@launchers/slurm/up
+
+slurm-down: ## stop it, with all its jobs
+	@launchers/slurm/down
 
 clean: ## the virtual environment and caches; runs/ stays
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
