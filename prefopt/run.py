@@ -30,6 +30,7 @@ from prefopt.files import replace_text
 from prefopt.loop.fit import device_of, fit, schedule, steps_of
 from prefopt.loop.processes import check_processes
 from prefopt.loop.record import Unwritten
+from prefopt.loop.sharded import whole
 from prefopt.methods.base import Method
 from prefopt.noise.base import Recorded
 from prefopt.progress import say
@@ -185,7 +186,8 @@ def _carried_out(config: DictConfig, parts: Parts, stored: store.Run, planned: P
             measured = examination.after()
         if first:
             append(folder / EVENTS, measured)
-            drawn = record(parts, examination, tokenizer, folder)
+        drawn = record(parts, examination, tokenizer, folder)
+        if first:
             results = {"run": stored.name, "figures": measured, "policy": str(stored.policy), **facts}
             replace_text(stored.results, json.dumps(results | {"config": settings}, indent=2))
             stored.mark("done")
@@ -366,10 +368,13 @@ def append(path: Path, measured: Mapping[str, float]) -> None:
 
 
 def record(parts: Parts, examination: Examination, tokenizer: Any, folder: Path) -> list[Path]:
-    """Export the model, draw the figures, write the samples; what was written for people."""
+    """Export the model, draw the figures, write the samples; what was written for people, by the first process."""
     method = parts.method
     trained_role = method.trains[0] if method.trains else "policy"
-    getattr(method, trained_role).export(folder / "policy")
+    model = whole(getattr(method, trained_role))
+    if not ranks.first():
+        return []
+    model.export(folder / "policy")
     if not examination.suite.figures:
         return []
     drawn = figures.learning_curves(folder / EVENTS, folder / "figures")

@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from prefopt import ranks
 from prefopt.errors import PrefoptError
+from prefopt.loop.sharded import Sharded
 from prefopt.methods.base import Method
 
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -43,9 +44,9 @@ def check_processes(trainer: Mapping[str, Any], method: Method, world: str) -> N
 
 def strategy_of(name: str) -> Strategy | str:
     """Lightning's strategy of this name in the configuration."""
-    if name == "ddp":
-        return DDPStrategy(broadcast_buffers=False)
-    return name
+    if name == "auto":
+        return name
+    return DDPStrategy(broadcast_buffers=False) if name == "ddp" else Sharded()
 
 
 class Started(ClusterEnvironment):

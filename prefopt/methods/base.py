@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import lightning.pytorch as L
@@ -116,14 +117,19 @@ class Method(L.LightningModule):
             optimizer.zero_grad()
             total = torch.zeros((), device=self.device)
             parts = list(batch.split(self._micro_batch_size))
+            if self._sharded:  # gathering weights and scattering gradients takes all processes, each time
+                passes = max(ranks.gathered(len(parts)))
+                parts += [replace(parts[-1], weight=0.0)] * (passes - len(parts))
             for part in parts:
                 losses, metrics = self.loss(part)
-                share = losses.sum() / len(batch) * batch.weight
+                share = losses.sum() / len(batch) * part.weight
                 with nullcontext() if part is parts[-1] else self._gradients_stay_here():
                     self.manual_backward(share)
                 total = total + share.detach()
-                self.meter.add({"loss": losses.detach(), **metrics}, len(part))
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self._clip or float("inf"))
+                if part.weight:
+                    self.meter.add({"loss": losses.detach(), **metrics}, len(part))
+            norm: Any = torch.nn.utils.clip_grad_norm_(self.parameters(), self._clip or float("inf"))
+            norm = norm.full_tensor() if self._sharded else norm
             self.meter.add({"grad_norm": norm}, 1)
             total = ranks.mean(total)
             seen.append(torch.stack([total.double(), norm.double()]))
@@ -167,6 +173,7 @@ class Method(L.LightningModule):
         if (state := self.__dict__.pop("_rng", None)) is not None:
             torch.set_rng_state(state)
         self.meter.to(self.device)
+        self._sharded = any(hasattr(p, "full_tensor") for p in self.parameters())
 
 
 class Meter:
