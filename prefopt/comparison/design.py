@@ -66,7 +66,7 @@ class Design:
         found = [Placed(cell, arm, setting) for cell, arm, setting in zip(cells, arms, settings, strict=True)]
         found.sort(key=lambda place: (place.setting, place.arm, place.rate, place.seed, place.cell.run))
         design = cls(tuple(found), axes)
-        design._refuse_unequal(tuple(key.replace("/", ".") for key in allowed))
+        design._refuse_unequal((*allowed, *(key.replace("/", ".") for key in allowed)))
         return design
 
     @cached_property
