@@ -243,7 +243,7 @@ def _insist(runs: dict[Path, Run]) -> Troubles:
 def main() -> None:
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)  # meant for the run; this process ends when the run has
-    os.nice(10)
+    os.nice(5)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # trying again is our own business
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     serve(Connection(int(sys.argv[1])))
