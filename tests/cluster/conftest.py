@@ -14,8 +14,6 @@ from filelock import FileLock
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "launchers" / "slurm"
 STATE = Path(os.environ.get("PREFOPT_SLURM", "/tmp/prefopt-slurm"))
-if STATE.is_dir():
-    os.environ["SLURM_CONF"] = str(STATE / "slurm.conf")
 
 
 def output(*command: str | Path) -> str:
@@ -75,7 +73,7 @@ class Slurm:
         return dict(field.split("=", 1) for field in fields if "=" in field)
 
     def preempt(self, *nodes: Node, seconds: int = 1) -> str:
-        """Take whole nodes (all, where none is named) for so long, and so push their `low` jobs off; gives the job's id."""
+        """Take whole nodes (or all) for so long, and so push their `low` jobs off; gives the id of the job that does."""
         names = ",".join(node.name for node in nodes or self.nodes)
         taken = ("-p", self.high, "--exclusive", "-w", names, "-N", str(len(nodes or self.nodes)))
         return self.sbatch(*taken, "--output=/dev/null", f"--wrap=sleep {seconds}")
@@ -83,18 +81,18 @@ class Slurm:
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[Slurm]:
-    """A cluster that no other test file uses meanwhile: found up, or brought up and down again where that can be done.
+    """The cluster of launchers/slurm and no other, with no other test file on it meanwhile: found up, or brought up and
+    down again where that can be done.
 
     Where it cannot, tests are skipped; but in CI they fail.
     """
-    with FileLock(Path(tempfile.gettempdir(), "prefopt-cluster-tests.lock")):
-        found = shutil.which("sinfo") is not None and subprocess.run(["sinfo"], capture_output=True).returncode == 0
-        if not found:
-            able = os.environ.get("CI") == "true" or (os.geteuid() == 0 and shutil.which("slurmctld"))
-            if not able:
+    with FileLock(Path(tempfile.gettempdir(), "prefopt-cluster-tests.lock")), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(STATE / "slurm.conf"))
+        up = shutil.which("sinfo") is not None and subprocess.run(["sinfo"], capture_output=True).returncode == 0
+        if not up:
+            if os.environ.get("CI") != "true" and (os.geteuid() != 0 or shutil.which("slurmctld") is None):
                 pytest.skip("SLURM is not up and cannot be brought up from here: make slurm-up")
             output(SCRIPTS / "up")
-            os.environ["SLURM_CONF"] = str(STATE / "slurm.conf")
         yield Slurm()
-        if not found:
+        if not up:
             output(SCRIPTS / "down")
