@@ -44,7 +44,6 @@ def compared(
     from prefopt.comparison.report import report
     from prefopt.comparison.writing import long_form, markdown, show
     from prefopt.files import replace_text
-    from prefopt.tracking.sweep import attach
 
     question = Question.read(which, allowed)
     cells, swept, notes = collected(question)
@@ -63,9 +62,28 @@ def compared(
     console = Console(width=None if sys.stdout.isatty() else 160)
     show(said, comparison, console)
     console.print()
-    if question.sweep is not None and folder == question.folder:
-        attach(question.sweep, [folder])
+    if question.whole is not None:
+        track(question.whole, folder)
     return folder / "comparison.html"
+
+
+def track(sweep: Path, folder: Path) -> None:
+    """Let the sweep's MLflow run have the comparison, now where that run is known."""
+    from prefopt.progress import say
+    from prefopt.store import home
+    from prefopt.tracking.record import RECORD, Receipt
+    from prefopt.tracking.sweep import attach
+    from prefopt.tracking.sync import deliver
+
+    if not (sweep / RECORD).exists():
+        return
+    attach(sweep, [folder])
+    receipt = Receipt.load(sweep)
+    if receipt is not None and (trouble := deliver([sweep], home(), receipt.uri)[sweep]):
+        say(
+            f"MLflow does not have this comparison yet: {trouble}; later: python -m prefopt.track sync {sweep}",
+            "yellow",
+        )
 
 
 if __name__ == "__main__":

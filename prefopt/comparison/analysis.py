@@ -1,6 +1,5 @@
 """A design seen through one figure and from one baseline: everything that is computed of it."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -96,10 +95,12 @@ class Comparison:
         return statistics.estimate(list(self.values(key, setting, arm, where).values()))
 
     def best(self, of: Measure, setting: str, arms: Sequence[str], where: Where) -> set[str]:
-        """The arms with the best mean; none where no direction is better, or all are alike."""
-        means = {arm: float(f"{self.estimate(of.key, setting, arm, where).mean:.12g}") for arm in arms}
-        known = {arm: of.better * mean for arm, mean in means.items() if not math.isnan(mean)}
-        return {arm for arm, mean in known.items() if min(known.values()) < mean == max(known.values())}
+        """The arms with the best mean; none where no direction is better, all are alike, or seeds are not the same."""
+        values = {arm: found for arm in arms if (found := self.values(of.key, setting, arm, where))}
+        if len({tuple(found) for found in values.values()}) != 1:
+            return set()
+        means = {arm: of.better * float(f"{self.estimate(of.key, setting, arm, where).mean:.12g}") for arm in values}
+        return {arm for arm, mean in means.items() if min(means.values()) < mean == max(means.values())}
 
     def _areas(self, key: str, setting: str, arm: str) -> dict[int, float]:
         """Area under the curve by seed, of the seeds that have all noise rates of the setting."""

@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -109,11 +110,14 @@ class Question:
         return {key for key, values in self.wanted.items() if len(values) > 1}
 
     @property
+    def whole(self) -> Path | None:
+        """The sweep that it is about, where it is about all of one."""
+        return self.sweep if not self.wanted and self.experiment is None else None
+
+    @property
     def folder(self) -> Path:
-        """Where its answer is written: with the sweep, where it is about all of one."""
-        if self.sweep is not None and not self.wanted and self.experiment is None:
-            return self.sweep / "comparison"
-        return store.home() / "comparisons" / self.name
+        """Where its answer is written."""
+        return self.whole / "comparison" if self.whole else store.home() / "comparisons" / self.name
 
 
 def found_sweep(name: str) -> Path:
@@ -216,14 +220,16 @@ def _of_sweep(folder: Path) -> tuple[list[Cell], set[str]]:
 
 def _cell(folder: Path) -> Cell:
     """The run in `folder`, which was begun at least."""
-    status = store.Run(folder).status()
-    results = folder / "results.json"
-    if status["state"] == "done" and results.exists():
-        found = json.loads(results.read_text())
-        return Cell(folder, "done", found["config"], "", found["figures"], found["data"], found["environment"])
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    try:
+        status = store.Run(folder).status()
+        if status["state"] == "done":
+            found = json.loads((folder / "results.json").read_text())
+            return Cell(folder, "done", found["config"], "", found["figures"], found["data"], found["environment"])
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+    except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
+        raise PrefoptError(f"{folder} cannot be read: {error}", "delete this folder, and send its run again") from error
     state = "missing" if status["state"] == "new" else str(status["state"])
-    return Cell(folder, "running" if state == "done" else state, config, str(status.get("error", "")))
+    return Cell(folder, state, config, str(status.get("error", "")))
 
 
 def _resolved(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,10 +250,9 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _value(text: str) -> Any:
-    try:
+    with suppress(ValueError):
         return float(text)
-    except ValueError:
-        return yaml.safe_load(text)
+    return yaml.safe_load(text) if text in ("null", "true", "false") else text
 
 
 def _text(value: Any) -> str:

@@ -111,7 +111,7 @@ def number(value: float) -> str:
     """Three digits behind the point, fewer where there are many before it."""
     if math.isnan(value):
         return NOTHING
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
+    return f"{value:z.3f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
 def interval(of: statistics.Estimate) -> str:
@@ -156,7 +156,9 @@ def _figure_tables(comparison: Comparison, of: Measure) -> Iterator[Table]:
 
 def _caption(comparison: Comparison, of: Measure, rates: Sequence[float]) -> str:
     if of.key == comparison.main.key:
-        parts = [f"{of.key}. Mean over seeds ± half the 95 % t-interval, of n seeds; the best mean in bold."]
+        parts = [
+            f"{of.key}. Mean over seeds ± half the 95 % t-interval, n seeds; the best in bold where all have the same seeds."
+        ]
         if len(rates) > 1:
             parts.append("Area: under the lines between the noise rates, over their range; a mean of rates, per seed.")
     else:

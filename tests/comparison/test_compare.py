@@ -198,6 +198,26 @@ def test_the_files_go_with_the_sweep_to_mlflow(lab: Lab, compare: Compare) -> No
     assert record is not None and (folder / record.artifacts[-1]) == found
 
 
+def test_no_best_is_named_where_seeds_are_not_the_same(lab: Lab, compare: Compare) -> None:
+    lab.grid("dpo,rdpo", "0.2", seeds=2)
+    assert "Best mean gold win rate over the start at noise rate 0.2: rdpo" in compare("dataset=bandit")[1]
+    lab.delete("rdpo-bandit-0.2-0")
+    assert "Best mean" not in compare("dataset=bandit")[1]
+
+
+def test_a_damaged_run_is_named(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    (lab.home / lab.run("dpo") / "results.json").write_text('{"run": "dp')
+    assert "dpo-bandit-0-0 cannot be read" in refused(["method=dpo"], capsys)
+
+
+def test_a_figure_that_nobody_described_has_no_better(lab: Lab, compare: Compare) -> None:
+    for method, value in (("dpo", 1.0), ("rdpo", 5.0)):
+        for seed in (0, 1, 2):
+            lab.run(method, 0.2, seed, figures={"new/figure": value + 0.01 * seed * len(method)})
+    _, shown = compare("dataset=bandit", "--figure", "new/figure")
+    assert "higher" in shown and "better" not in shown and "rank" not in shown
+
+
 def test_a_run_without_metrics_is_compared_without_curves(lab: Lab, compare: Compare) -> None:
     for seed in (0, 1):
         (lab.home / lab.run("dpo", 0.2, seed) / "metrics.jsonl").unlink()
