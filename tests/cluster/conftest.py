@@ -73,7 +73,7 @@ class Slurm:
         return dict(field.split("=", 1) for field in fields if "=" in field)
 
     def preempt(self, *nodes: Node, seconds: int = 1) -> str:
-        """Take whole nodes (or all) for so long, and so push their `low` jobs off; gives the id of the job that does."""
+        """Take whole nodes (or all) for so long and push their `low` jobs off; gives the job's id."""
         names = ",".join(node.name for node in nodes or self.nodes)
         taken = ("-p", self.high, "--exclusive", "-w", names, "-N", str(len(nodes or self.nodes)))
         return self.sbatch(*taken, "--output=/dev/null", f"--wrap=sleep {seconds}")
