@@ -66,7 +66,11 @@ def of_surroundings(design: Design) -> tuple[list[Difference], list[str]]:
 def _said(key: str, cells: Sequence[Cell]) -> str:
     values = [cell.flat.get(key) for cell in cells]
     for leader in (SEED, RATE, ASSUMED):
-        if leader != key and len(set(values)) > 1 and values == [cell.flat.get(leader) for cell in cells]:
+        if (
+            key not in (SEED, RATE, leader)
+            and len(set(values)) > 1
+            and values == [cell.flat.get(leader) for cell in cells]
+        ):
             return f"= {leader}"
     if all(value is None for value in values) and not any(key in cell.flat for cell in cells):
         return "not set"

@@ -71,5 +71,7 @@ def inline(drawing: Drawing) -> str:
         text = text.replace(colour, variable)
     text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{drawing.name}-", text)
     label = f'<title id="{drawing.name}-title">{escape(drawing.alt)}</title>'
-    named = re.sub(r"<svg ([^>]*)>", rf'<svg role="img" aria-labelledby="{drawing.name}-title" \1>', text, count=1)
+    points = re.search(r'width="([\d.]+)pt"', text)
+    least = f'style="min-width: {float(points[1]):.0f}px"' if points else ""
+    named = text.replace("<svg ", f'<svg role="img" aria-labelledby="{drawing.name}-title" {least} ', 1)
     return named.replace(">", f">{label}", 1)

@@ -73,7 +73,7 @@ def report(comparison: Comparison, question: Question, notes: Sequence[str]) -> 
         ),
         Section(
             f"Against {comparison.baseline}",
-            f"Differences in {main.name}, paired by seed: the arm's less that of {comparison.baseline}.",
+            f"Differences in {main.name}, paired by seed: the method's less that of {comparison.baseline}.",
             ("differences",),
             tuple(_test_tables(comparison, tests)),
             short=True,
@@ -157,7 +157,7 @@ def _figure_tables(comparison: Comparison, of: Measure) -> Iterator[Table]:
 def _caption(comparison: Comparison, of: Measure, rates: Sequence[float]) -> str:
     if of.key == comparison.main.key:
         parts = [
-            f"{of.key}. Mean over seeds ± half the 95 % t-interval, n seeds; the best in bold where all have the same seeds."
+            f"{of.key}. Mean over n seeds ± half the 95 % t-interval; the best in bold, where all have the same seeds."
         ]
         if len(rates) > 1:
             parts.append("Area: under the lines between the noise rates, over their range; a mean of rates, per seed.")

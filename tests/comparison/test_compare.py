@@ -147,6 +147,22 @@ def test_versions_that_differ_are_told_and_not_refused(lab: Lab, compare: Compar
     assert "1 of 2 cells ran code that no commit holds" in shown and "torch differs" not in shown
 
 
+def test_what_differs_is_said_by_key_and_method(lab: Lab, compare: Compare) -> None:
+    lab.grid("dpo,rdpo")
+    text = (compare("dataset=bandit")[0] / "comparison.md").read_text()
+    for line in (
+        "| dataset.seed | = seed |",
+        "| method.robust.epsilon | not set (dpo); = noise.rate (rdpo) |",
+        "| noise.assumed | = noise.rate |",
+        "| noise.rate | 0, 0.2, 0.4 |",
+        "| seed | 0, 1, 2 |",
+        "| train/used | 64 |",
+        "| git commit | c0ffee |",
+    ):
+        assert line in text.splitlines()
+    assert "batch_size" not in text
+
+
 def test_a_figure_that_is_not_finite_is_left_out_and_named(lab: Lab, compare: Compare) -> None:
     lab.run("dpo", 0.2, 0, figures={"regret": float("nan"), "gold/win_rate": 0.5})
     lab.run("dpo", 0.2, 1, figures={"regret": 0.5, "gold/win_rate": 0.5})
