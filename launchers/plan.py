@@ -1,6 +1,6 @@
 """What a sweep consists of, found out before anything is sent."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,19 @@ from prefopt.manifest import MANIFEST, Cell, Manifest
 from prefopt.progress import say, track
 from prefopt.run import Parts
 
+LAUNCHER = ("hydra/launcher=", "hydra.launcher")
+HYDRAS_OWN = "basic"
+"""The launcher where nothing chooses one."""
+
 
 @dataclass(frozen=True)
 class Sweep:
-    """What Hydra was given: the overrides of each cell, those of the command, those of Hydra's own node, and the
-    launcher's node, unresolved."""
+    """What Hydra was given: the overrides of each cell, those of the command, and those of Hydra's own node."""
 
     folder: Path
     cells: Sequence[Sequence[str]]
     command: Sequence[str]
     hydra_overrides: Sequence[str]
-    launcher: Mapping[str, Any]
 
 
 def planned(sweep: Sweep, options: Options) -> Manifest:
@@ -42,7 +44,7 @@ def planned(sweep: Sweep, options: Options) -> Manifest:
         swept = tuple(override for override in overrides if override not in constant)
         try:
             config = configured(sweep, overrides)
-            (name, config), *needs = runs(config)
+            *needs, (name, config) = runs(config)
         except PrefoptError as error:
             raise PrefoptError(f"cell {index} ({' '.join(swept)}): {error.what}", error.mend) from error
         if name in cells:
@@ -51,14 +53,14 @@ def planned(sweep: Sweep, options: Options) -> Manifest:
                 f"are one run, {name}",
                 "sweep over what changes the outcome of a run, and over each value once",
             )
-        cells[name] = Cell(index, name, swept, contained(config, options))
-        stages |= {need: Cell(None, need, (), contained(config, options)) for need, config in needs}
+        cells[name] = Cell(index, name, swept, contained(config))
+        stages |= {need: Cell(None, need, (), contained(config)) for need, config in needs}
     manifest = Manifest(
         folder=sweep.folder,
         command=tuple(sweep.command),
         launcher=options.given,
         home=store.home(),
-        stages=tuple(stage for name, stage in reversed(stages.items()) if name not in cells),
+        stages=tuple(stage for name, stage in stages.items() if name not in cells),
         cells=tuple(cells.values()),
     )
     return _written(manifest)
@@ -67,33 +69,34 @@ def planned(sweep: Sweep, options: Options) -> Manifest:
 def configured(sweep: Sweep, overrides: Sequence[str]) -> DictConfig:
     """The configuration of a cell.
 
-    Raises PrefoptError where it asks for another launcher than the sweep has: Hydra would pass over that in silence.
+    Raises PrefoptError where a file of it chooses a launcher: Hydra would pass over that in silence.
     """
     check_choices(overrides)
-    config = compose("config", overrides=[*sweep.hydra_overrides, *overrides], return_hydra_config=True)
-    if OmegaConf.to_container(config.hydra.launcher, resolve=False) != sweep.launcher:
+    others = [override for override in sweep.hydra_overrides if not override.startswith(LAUNCHER)]
+    config = compose("config", overrides=[*others, *overrides], return_hydra_config=True)
+    chosen = config.hydra.runtime.choices["hydra/launcher"]
+    if chosen != HYDRAS_OWN:
         raise PrefoptError(
-            f"its configuration sets hydra/launcher, to {config.hydra.runtime.choices['hydra/launcher']}; a swept "
-            "configuration cannot choose how the sweep is sent",
-            "take the launcher out of that file, and give hydra/launcher=... on the command line",
+            f"a file of its configuration overrides hydra/launcher, with {chosen}; Hydra would pass over that",
+            "take it out of that file, and give hydra/launcher=... on the command line",
         )
     return named(config)
 
 
 def runs(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
-    """The name and configuration of the run of this configuration, then of those that it needs, the first needed last.
+    """The name and configuration of each run that this configuration needs, the first needed first, then of its own.
 
     Raises PrefoptError where the configuration cannot work.
     """
     parts = Parts(config)
     check(config, parts.method, parts.model, parts.dataset)
-    yield store.run(config.choices.method, config.choices.dataset, parts.fingerprint()).name, config
     for role, need in config.method.needs.items():
         if isinstance(need, DictConfig) and role in parts.method.roles:
             yield from runs(needed(config, need))
+    yield store.run(config.choices.method, config.choices.dataset, parts.fingerprint()).name, config
 
 
-def contained(config: DictConfig, options: Options) -> dict[str, Any]:
+def contained(config: DictConfig) -> dict[str, Any]:
     """The configuration as the jobs get it, unresolved. A store that is a file is written by whoever waits or
     collects, never by many nodes at once."""
     with open_dict(config):

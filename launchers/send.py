@@ -12,6 +12,7 @@ from launchers.plan import Sweep, planned
 from launchers.preflight import preflight
 from launchers.show import show_end, show_plan
 from launchers.states import ENDED, known_states
+from launchers.tracked import begin, followed
 from launchers.watch import watch
 from prefopt.errors import PrefoptError, reports_errors
 from prefopt.manifest import Manifest
@@ -55,13 +56,15 @@ def carried_out(manifest: Manifest, options: Options) -> bool:
         return False
     if todo:
         preflight(manifest, options, todo[-1])
+        begin(manifest)
         manifest = send(manifest, todo, options)
     elif all(found[cell.run].state in ENDED for cell in manifest.cells):
         say("nothing is missing, so nothing is sent", "green")
     if not options.wait:
         show_end(manifest, found, waited=False)
         return False
-    ended = watch(manifest, options)
+    with followed(manifest):
+        ended = watch(manifest, options)
     show_end(manifest, ended, waited=True)
     return any(ended[cell.run].state != "done" for cell in manifest.cells)
 

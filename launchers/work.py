@@ -13,7 +13,7 @@ from pathlib import Path
 
 from submitit.helpers import DelayedSubmission
 
-from prefopt import stop
+from prefopt import ranks, stop
 from prefopt.errors import Interrupted, PrefoptError
 from prefopt.manifest import Cell, Manifest
 from prefopt.store import Taken
@@ -34,26 +34,27 @@ class Work:
 
     def __call__(self) -> None:
         requeue = signal.getsignal(signal.SIGUSR2)
-        code = 0
+        os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+        failed, interrupted = 0, False
         with stop.heeded():
-            from prefopt.tracking.telemetry import silence
-
             silence()
             manifest = Manifest.read(self.sweep)
             os.environ["PREFOPT_HOME"] = str(manifest.home)
             for name in self.runs:
-                if stop.asked() or manifest.stopped():
+                interrupted, stopped = ranks.anyone(bool(stop.asked()), manifest.stopped())
+                if interrupted or stopped:
                     break
-                ended = self._carried_out(manifest, manifest.entry(name))
-                code = code or ended
-                if ended and manifest.launcher["on_error"] == "stop":
+                code = self._carried_out(manifest, manifest.entry(name))
+                if interrupted := code == Interrupted.exit_code:
+                    break
+                failed = failed or code
+                if code and manifest.launcher["on_error"] == "stop":
                     (self.sweep / "stopped").touch()
-            unfinished = any(not manifest.stored(name).done for name in self.runs)
-            if stop.asked() and unfinished and not manifest.stopped() and callable(requeue) and preempted():
-                print(f"told to stop by {stop.asked()}: requeued, to go on from here", flush=True)
+            if interrupted and callable(requeue) and preempted() and not manifest.stopped():
+                print("told to stop: requeued, to go on from here", flush=True)
                 requeue(signal.SIGUSR2, None)  # submitit's: asks SLURM, and leaves
-        if stop.asked() or code:
-            sys.exit(code or Interrupted.exit_code)
+        if failed or interrupted:
+            sys.exit(failed or Interrupted.exit_code)
 
     def checkpoint(self) -> DelayedSubmission:
         """What the requeued job does: the same, for runs know how far they have come."""
@@ -61,29 +62,27 @@ class Work:
 
     def _carried_out(self, manifest: Manifest, entry: Cell) -> int:
         """The exit code that the run would have had as a command of its own."""
-        stored, began = manifest.stored(entry.run), time.monotonic()
+        stored, began, code = manifest.stored(entry.run), time.monotonic(), 0
         stored.folder.mkdir(parents=True, exist_ok=True)
-        code = 0
-        with logged(stored.folder / "log.txt"):
+        with logged(stored.folder / ("log.txt" if ranks.first() else f"log.{ranks.place().rank}.txt")):
             try:
                 self._run(manifest, entry)
                 how = "done"
             except Taken:
                 return 0
-            except Interrupted as error:
-                how = error.what
             except PrefoptError as error:
-                print(f"prefopt: error: {error}", file=sys.stderr)
                 code, how = error.exit_code, str(error)
+                print(f"prefopt: {how}", file=sys.stderr)
             except Exception:
-                code, how = 1, traceback.format_exc()
-                sys.stderr.write(how)
-        if code and stored.status()["state"] != "failed":
+                code, how = 1, traceback.format_exc().strip()
+                print(how, file=sys.stderr)
+        if code not in (0, Interrupted.exit_code) and stored.status()["state"] != "failed":
             with suppress(OSError):  # a full disk must not hide what went wrong
                 (stored.folder / "error.txt").write_text(how)
-                stored.mark("failed", error=how.strip().splitlines()[-1])
-        place = "" if entry.index is None else f"cell {entry.index}, "
-        print(f"{place}{entry.run}, {time.monotonic() - began:.1f} s: {how}", flush=True)
+                stored.mark("failed", error=how.splitlines()[-1])
+        if ranks.first():
+            place = "" if entry.index is None else f"cell {entry.index}, "
+            print(f"{place}{entry.run}, {time.monotonic() - began:.1f} s: {how}", flush=True)
         return code
 
     def _run(self, manifest: Manifest, entry: Cell) -> None:

@@ -25,7 +25,7 @@ COMMANDS = {
 
 @reports_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0; for status and resume 1 where a cell has failed."""
+    """Exit code 0; 1 where a cell has failed, or where not all could be collected."""
     silence()
     parser = argparse.ArgumentParser(
         prog="python -m prefopt.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -87,7 +87,9 @@ def cancel(manifest: Manifest, _: Mapping[str, Any]) -> int:
 
 
 def collect(manifest: Manifest, _: Mapping[str, Any]) -> int:
-    return 0
+    from launchers.tracked import collect
+
+    return int(any(trouble is not None for trouble in collect(manifest).values()))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,10 @@ def job(config: DictConfig) -> float | None:
 @reports_errors
 def main() -> None:
     silence()
-    check_choices([argument for argument in sys.argv[1:] if "=" in argument])
+    given = sys.argv[1:]
+    check_choices([argument for argument in given if "=" in argument])
+    if {"-m", "--multirun"} & set(given) and not any(argument.startswith("hydra/launcher=") for argument in given):
+        sys.argv.append("hydra/launcher=local")
     job()
 
 

@@ -29,12 +29,7 @@ class SweepLauncher(Launcher):
             cells=job_overrides,
             command=list(hydra.overrides.task),
             hydra_overrides=list(hydra.overrides.hydra),
-            launcher=_plain(hydra.launcher, resolve=False),
         )
-        launch(sweep, _plain(hydra.launcher, resolve=True))
+        options: Any = OmegaConf.to_container(hydra.launcher, resolve=True)
+        launch(sweep, options)
         return []
-
-
-def _plain(node: DictConfig, *, resolve: bool) -> dict[str, Any]:
-    container: Any = OmegaConf.to_container(node, resolve=resolve)
-    return {str(key): value for key, value in container.items()}

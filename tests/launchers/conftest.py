@@ -1,0 +1,114 @@
+"""Sweeps as a person sends them, and as the launcher is given them."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from launchers.options import Options
+from launchers.plan import Sweep, planned
+from prefopt.config import CONF
+from prefopt.manifest import Manifest
+
+SMALL = (
+    "dataset=bandit",
+    "model=log_linear",
+    "trainer=cpu",
+    "dataset.pairs=256",
+    "dataset.test_pairs=64",
+    "rounds=1",
+    "evaluation.times=1",
+    "evaluation.prompts=16",
+    "evaluation.figures=false",
+)
+PATIENCE_S = 120
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    said: str
+
+
+def command(*arguments: str, home: Path) -> subprocess.Popen[str]:
+    """A process of prefopt with a home of its own, one thread."""
+    environment = {**os.environ, "PREFOPT_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> Ended:
+    out, said = process.communicate(timeout=PATIENCE_S * 5)
+    return Ended(process.returncode, out, said)
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """What the condition gives once it is true; fails where that takes too long."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {PATIENCE_S} s for {what}")
+        os.sched_yield()
+        time.sleep(0.05)
+    return found
+
+
+class Lab:
+    """A home, and what is sent from it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def train(self, *overrides: str) -> Ended:
+        return ended(command("prefopt.train", "-m", *SMALL, *overrides, home=self.home))
+
+    def sweep(self, *arguments: str) -> Ended:
+        return ended(command("prefopt.sweep", *arguments, home=self.home))
+
+    def manifest(self) -> Manifest:
+        """The only sweep of the home."""
+        (folder,) = (self.home / "sweeps").iterdir()
+        return Manifest.read(folder)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path / "home")
+
+
+Planner = Callable[..., Manifest]
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planner:
+    """Plans a sweep of these cells into a folder."""
+    monkeypatch.setenv("PREFOPT_HOME", str(tmp_path / "home"))
+
+    def planned_here(
+        cells: Sequence[Sequence[str]], folder: Path | None = None, hydra_overrides: Sequence[str] = ()
+    ) -> Manifest:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            master = compose("config", overrides=["hydra/launcher=local"], return_hydra_config=True)
+            options: Any = OmegaConf.to_container(master.hydra.launcher)
+            sweep = Sweep(
+                folder=folder or tmp_path / "home" / "sweeps" / "here",
+                cells=[[*SMALL, *cell] for cell in cells],
+                command=[],
+                hydra_overrides=list(hydra_overrides),
+            )
+            return planned(sweep, Options.of(options))
+
+    return planned_here

@@ -1,0 +1,136 @@
+"""A sweep on this machine: every cell once, sent again only what is missing, and nothing lost when it is stopped."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from launchers.states import states
+from tests.launchers.conftest import SMALL, Lab, command, ended, until
+
+TWO_BY_TWO = ("method=dpo,rdpo", "seed=0,1", "hydra.launcher.jobs=2")
+
+
+def figures(lab: Lab) -> dict[str, Any]:
+    runs = lab.manifest().runs()
+    return {run.name: json.loads(run.results.read_text())["figures"] for run in runs}
+
+
+def weights(lab: Lab) -> dict[str, Any]:
+    """The tensors of every cell's last checkpoint."""
+    return {
+        run.name: torch.load(run.checkpoints / "last.ckpt", weights_only=True)["state_dict"]
+        for run in lab.manifest().runs()
+    }
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Bit for bit."""
+    return one.keys() == other.keys() and all(
+        one[run].keys() == other[run].keys() and all(torch.equal(one[run][k], other[run][k]) for k in one[run])
+        for run in one
+    )
+
+
+def test_a_sweep_runs_every_cell_once_and_again_only_what_is_missing(lab: Lab) -> None:
+    first = lab.train(*TWO_BY_TWO)
+    assert first.code == 0, first.said
+    assert "4 done" in first.said and "prefopt.compare sweep=" in first.said
+    manifest = lab.manifest()
+    assert [run.done for run in manifest.runs()] == [True] * 4
+    assert len(manifest.jobs) == 2
+    for cell, run in zip(manifest.cells, manifest.runs(), strict=True):
+        assert run.status()["restarts"] == 0
+        assert (run.folder / "log.txt").exists(), cell
+
+    again = lab.train(*TWO_BY_TWO)
+    assert again.code == 0 and "nothing is missing, so nothing is sent" in again.said
+    assert lab.manifest().jobs == manifest.jobs
+
+    before = figures(lab)
+    for run in manifest.runs()[:2]:
+        run.results.unlink()
+    assert lab.sweep("resume", manifest.name).code == 0
+    assert [run.status()["restarts"] for run in manifest.runs()] == [1, 1, 0, 0]
+    assert lab.manifest().jobs[-1].runs == tuple(cell.run for cell in manifest.cells[:2])
+    assert figures(lab) == before
+
+
+def test_a_cell_in_a_process_with_others_equals_the_same_run_alone(lab: Lab, tmp_path: Path) -> None:
+    assert lab.train("method=dpo,rdpo", "hydra.launcher.jobs=1").code == 0
+    alone = tmp_path / "alone"
+    for method in ("rdpo", "dpo"):
+        assert ended(command("prefopt.train", *SMALL, f"method={method}", home=alone)).code == 0
+    for run in lab.manifest().runs():
+        other = json.loads((alone / run.name / "results.json").read_text())
+        assert json.loads(run.results.read_text())["figures"] == other["figures"]
+
+
+def test_a_cell_that_fails_says_why_and_the_others_go_on(lab: Lab) -> None:
+    outcome = lab.train("optimizer.lr=0.05,-1", "hydra.launcher.jobs=1")
+    assert outcome.code == 1
+    good, bad = lab.manifest().runs()
+    assert good.done and bad.status()["state"] == "failed"
+    assert "1 done, 1 failed" in outcome.said
+    for said in (outcome.said, (bad.folder / "log.txt").read_text(), (bad.folder / "error.txt").read_text()):
+        assert "Invalid learning rate" in said
+    assert "Traceback" in (bad.folder / "log.txt").read_text()
+    status = lab.sweep("status", lab.manifest().name)
+    assert status.code == 1 and "Invalid learning rate" in status.out and "prefopt.sweep resume" in status.out
+
+
+def test_on_error_stop_begins_no_further_cell_and_resume_does(lab: Lab) -> None:
+    outcome = lab.train("optimizer.lr=-1,0.05", "hydra.launcher.jobs=1", "hydra.launcher.on_error=stop")
+    assert outcome.code == 1
+    bad, never = lab.manifest().runs()
+    assert bad.status()["state"] == "failed" and never.status()["state"] == "new"
+    assert lab.sweep("resume", lab.manifest().name, "on_error=continue").code == 1
+    assert never.done
+
+
+def test_data_that_changed_since_the_sweep_was_planned_are_refused(lab: Lab, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"what is {i}?", "chosen": f"it is {i}", "rejected": "no idea"} for i in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = ("dataset=pairs", f"dataset.path={path}", "model=tiny", "noise.rate=0.1,0.2", "hydra.launcher.submit=false")
+    planned = ended(command("prefopt.train", "-m", "trainer=cpu", *text, home=lab.home))
+    assert planned.code == 0 and "nothing was sent" in planned.said, planned.said
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
+    outcome = lab.sweep("resume", lab.manifest().name)
+    assert outcome.code == 1
+    assert "was planned, and its configuration now makes" in outcome.said
+    assert not any(run.done for run in lab.manifest().runs())
+
+
+def test_a_sweep_without_a_terminal_is_cancelled_at_checkpoints_and_goes_on(lab: Lab, tmp_path: Path) -> None:
+    long = ("seed=0,1", "rounds=400", "hydra.launcher.jobs=2")
+    sent = lab.train(*long, "hydra.launcher.wait=false")
+    assert sent.code == 0 and "prefopt.sweep status" in sent.said
+    manifest = lab.manifest()
+    until(lambda: all((run.folder / "metrics.jsonl").exists() for run in manifest.runs()), "both cells to train")
+    assert "2 jobs told to stop" in lab.sweep("cancel", manifest.name).out
+    stopped = until(lambda: {s.state for s in (states(manifest) or {}).values()} <= {"stopped", "done"}, "the end")
+    assert stopped
+    assert lab.sweep("resume", manifest.name).code == 0
+    whole = Lab(tmp_path / "whole")
+    assert whole.train(*long).code == 0
+    assert same(weights(lab), weights(whole)) and figures(lab) == figures(whole)
+
+
+def test_a_killed_process_is_replaced_and_its_cell_goes_on(lab: Lab, tmp_path: Path) -> None:
+    long = ("seed=0,1", "rounds=300", "hydra.launcher.jobs=2", "trainer.checkpoint_every_s=0.2")
+    sweep = command("prefopt.train", "-m", *SMALL, *long, home=lab.home)
+    until(lambda: list(lab.home.glob("*/checkpoints/last.ckpt")), "a checkpoint")
+    victim = next(run for run in lab.manifest().runs() if (run.checkpoints / "last.ckpt").exists())
+    import os
+
+    os.kill(victim.status()["pid"], signal.SIGKILL)
+    outcome = ended(sweep)
+    assert outcome.code == 0, outcome.said
+    assert f"lost: {victim.name}; sent again" in outcome.said
+    assert victim.status()["restarts"] == 1
+    whole = Lab(tmp_path / "whole")
+    assert whole.train(*long).code == 0
+    assert same(weights(lab), weights(whole)) and figures(lab) == figures(whole)

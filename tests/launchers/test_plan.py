@@ -1,0 +1,132 @@
+"""What a sweep consists of is found out, and what cannot work refused, before anything is sent."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from launchers.options import Options
+from launchers.preflight import fitting, minutes
+from prefopt.config import sweep_name
+from prefopt.errors import PrefoptError
+from prefopt.manifest import MANIFEST, Manifest
+
+TWO = [["method=dpo"], ["method=rdpo"]]
+
+
+def test_a_cell_is_the_run_that_the_same_command_makes_alone(plan: Any) -> None:
+    from prefopt.config import composed
+    from prefopt.run import Parts
+    from tests.launchers.conftest import SMALL
+
+    manifest = plan(TWO)
+    alone = [Parts(composed([*SMALL, *cell])).fingerprint() for cell in TWO]
+    assert [cell.run.rsplit("-", 1)[-1] for cell in manifest.cells] == alone
+    assert [cell.overrides for cell in manifest.cells] == [("method=dpo",), ("method=rdpo",)]
+
+
+def test_what_cells_need_is_a_stage_once(plan: Any) -> None:
+    text = ["dataset=reviews", "model=tiny", "dataset.pairs=64", "dataset.demonstrations=64"]
+    cells = [[*text, f"method={method}", f"noise.rate={rate}"] for method in ("dpo", "rdpo") for rate in (0.1, 0.2)]
+    manifest = plan([*cells, [*text, "method=best_of_n"]])
+    kinds = [stage.run.split("-")[0] for stage in manifest.stages]
+    assert kinds == ["sft", "bradley_terry"], "the first needed comes first"
+
+
+def test_cells_that_are_one_run_collide(plan: Any) -> None:
+    with pytest.raises(PrefoptError, match=r"cells 0 \(tracking.every_s=1\) and 1 \(tracking.every_s=2\) are one run"):
+        plan([["tracking.every_s=1"], ["tracking.every_s=2"]])
+
+
+def test_a_cell_that_cannot_work_is_named_before_anything_is_sent(plan: Any) -> None:
+    with pytest.raises(PrefoptError, match=r"cell 1 \(method=sft\): model=log_linear has no recipe"):
+        plan([["method=dpo"], ["method=sft"]])
+
+
+def test_a_swept_configuration_cannot_choose_the_launcher(plan: Any, tmp_path: Path) -> None:
+    (tmp_path / "conf" / "study").mkdir(parents=True)
+    study = "# @package _global_\ndefaults:\n  - override /hydra/launcher: slurm\n"
+    (tmp_path / "conf" / "study" / "big.yaml").write_text(study)
+    with pytest.raises(PrefoptError, match="a file of its configuration overrides hydra/launcher, with slurm"):
+        plan([["+study=big"]], hydra_overrides=[f"hydra.searchpath=[file://{tmp_path}/conf]"])
+
+
+def test_a_folder_holds_one_sweep_which_may_grow(plan: Any) -> None:
+    first = plan(TWO)
+    first.sent(["7"], [[first.cells[0].run]])
+    grown = plan([*TWO, ["method=cdpo"]])
+    assert len(grown.cells) == 3 and [job.id for job in grown.jobs] == ["7"]
+    assert Manifest.read(grown.folder) == grown
+    with pytest.raises(PrefoptError, match="holds another sweep: of its 3 cells this one lacks 1"):
+        plan(TWO)
+    assert Manifest.read(grown.folder) == grown
+
+
+def test_a_manifest_cut_at_any_byte_is_refused_or_whole_and_mended_by_sending_again(plan: Any) -> None:
+    manifest = plan(TWO).sent(["7", "8"], [["a"], ["b"]])
+    path = manifest.folder / MANIFEST
+    whole = path.read_bytes()
+    planned_size = len(b"".join(whole.splitlines(keepends=True)[:3]))
+    for cut in {0, 1, planned_size - 1, planned_size, planned_size + 1, len(whole) - 1, len(whole) // 2}:
+        path.write_bytes(whole[:cut])
+        if cut >= planned_size:
+            assert Manifest.read(manifest.folder).cells == manifest.cells
+        else:
+            with pytest.raises(PrefoptError, match="send the same sweep again"):
+                Manifest.read(manifest.folder)
+        assert plan(TWO).cells == manifest.cells
+        assert Manifest.read(manifest.folder).cells == manifest.cells
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_job_is_appended_after_whatever_a_full_disk_left(tmp_path: Path, data: st.DataObject) -> None:
+    manifest = Manifest(tmp_path, ("x=1,2",), {"cluster": "local"}, tmp_path, (), ())
+    manifest.write()
+    manifest = manifest.sent(["1"], [["a", "b"]])
+    path = tmp_path / MANIFEST
+    torn = data.draw(st.integers(0, 20).map(lambda n: json.dumps({"id": "2", "runs": ["c"]})[:n]))
+    with path.open("a") as file:
+        file.write(torn)
+    after = Manifest.read(tmp_path).sent(["3"], [["d"]])
+    assert [job.id for job in after.jobs] == ["1", "3"]
+    assert Manifest.read(tmp_path) == after
+
+
+def test_a_sweep_is_named_after_its_file_and_what_else_it_was_sent_with() -> None:
+    assert sweep_name(["+sweep=smoke"]) == "smoke"
+    assert sweep_name(["+sweep=smoke", "seed=0,1"]).startswith("smoke-")
+    assert sweep_name(["a=1", "b=2"]) == sweep_name(["b=2", "a=1"]) != sweep_name(["a=1", "b=3"])
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("infinite", float("inf")), ("30:00", 30), ("1:00:00", 60), ("2-01:00:00", 2 * 24 * 60 + 60), ("15", 15)],
+)
+def test_a_time_limit_is_read_as_slurm_writes_it(limit: str, expected: float) -> None:
+    assert minutes(limit) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"cluster": "slurm", "tasks_per_node": 2}, "trainer.devices=1 .* job has 2 tasks on each of 1 nodes"),
+        ({"cluster": "slurm", "nodes": 2}, "job has 1 tasks on each of 2 nodes"),
+    ],
+)
+def test_one_task_for_each_device(plan: Any, given: dict[str, Any], says: str) -> None:
+    options = Options.of({"submit": True, "wait": True, "on_error": "continue", **given})
+    with pytest.raises(PrefoptError, match=says):
+        fitting(plan(TWO), options)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("on_error", "ignore"), ("cluster", "pbs"), ("cells_per_job", 0), ("jobs", 0)]
+)
+def test_an_option_that_makes_no_sense_is_refused(key: str, value: Any) -> None:
+    given = {"cluster": "local", "submit": True, "wait": True, "on_error": "continue", key: value}
+    with pytest.raises(PrefoptError, match=f"hydra.launcher.{key}={value}"):
+        Options.of(given)
