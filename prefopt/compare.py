@@ -69,6 +69,8 @@ def compared(
 
 def track(sweep: Path, folder: Path) -> None:
     """Let the sweep's MLflow run have the comparison, now where that run is known."""
+    from dataclasses import replace
+
     from prefopt.progress import say
     from prefopt.store import home
     from prefopt.tracking.record import RECORD, Receipt
@@ -79,9 +81,12 @@ def track(sweep: Path, folder: Path) -> None:
         return
     attach(sweep, [folder])
     receipt = Receipt.load(sweep)
-    if receipt is not None and (trouble := deliver([sweep], home(), receipt.uri)[sweep]):
+    if receipt is None:
+        return
+    replace(receipt, record="").save(sweep)  # what MLflow was sent before is of another comparison
+    if trouble := deliver([sweep], home(), receipt.uri)[sweep]:
         say(
-            f"MLflow does not have this comparison yet: {trouble}; later: python -m prefopt.track sync {sweep}",
+            f"MLflow does not have this comparison: {trouble}; send it by python -m prefopt.track sync {sweep}",
             "yellow",
         )
 

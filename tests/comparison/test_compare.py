@@ -11,6 +11,7 @@ import pytest
 from prefopt.compare import main
 from prefopt.tracking import sweep as tracked
 from prefopt.tracking.record import Record
+from prefopt.tracking.sync import deliver
 
 from .conftest import Lab, config_of, overrides_of
 
@@ -206,12 +207,24 @@ def test_a_value_that_no_run_has_is_said(lab: Lab, compare: Compare) -> None:
     assert "No run has noise.rate=0.3." in compare("noise.rate=0.2,0.3")[1]
 
 
-def test_the_files_go_with_the_sweep_to_mlflow(lab: Lab, compare: Compare) -> None:
+def test_the_sweeps_mlflow_run_has_the_last_comparison(lab: Lab, compare: Compare) -> None:
+    folder = lab.sweep("noise_grid", {run: overrides_of(run) for run in lab.grid("dpo", "0", 2)})
+    uri = f"sqlite:///{lab.home / 'mlflow.db'}"
+    tracked.begin(folder, "noise_grid", {}, {}, "prefopt")
+    tracked.end(folder, "FINISHED")
+    assert deliver([folder], lab.home, uri) == {folder: None}
+    for figure in ("gold/reward", "regret"):
+        found, _ = compare("sweep=noise_grid", "--figure", figure)
+        sent = next((lab.home / "mlartifacts").rglob("comparison.md")).parent
+        assert written(sent) == written(found)
+
+
+def test_a_tracked_sweep_that_mlflow_has_not_met_takes_the_files_along(lab: Lab, compare: Compare) -> None:
     folder = lab.sweep("noise_grid", {run: overrides_of(run) for run in lab.grid("dpo", "0", 2)})
     tracked.begin(folder, "noise_grid", {}, {}, "prefopt")
     found, _ = compare("sweep=noise_grid")
     record = Record.load(folder)
-    assert record is not None and (folder / record.artifacts[-1]) == found
+    assert record is not None and folder / record.artifacts[-1] == found
 
 
 def test_no_best_is_named_where_seeds_are_not_the_same(lab: Lab, compare: Compare) -> None:
