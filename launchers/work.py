@@ -16,7 +16,8 @@ from submitit.helpers import DelayedSubmission
 from prefopt import ranks, stop
 from prefopt.errors import Interrupted, PrefoptError
 from prefopt.manifest import Cell, Manifest
-from prefopt.store import Taken
+from prefopt.store import Run, Taken
+from prefopt.tracking.telemetry import silence
 
 CHANGED = "send the sweep again; or put back what was there when it was sent, and `python -m prefopt.sweep resume`"
 
@@ -63,6 +64,8 @@ class Work:
     def _carried_out(self, manifest: Manifest, entry: Cell) -> int:
         """The exit code that the run would have had as a command of its own."""
         stored, began, code = manifest.stored(entry.run), time.monotonic(), 0
+        if failed_here(stored):
+            return 1
         stored.folder.mkdir(parents=True, exist_ok=True)
         with logged(stored.folder / ("log.txt" if ranks.first() else f"log.{ranks.place().rank}.txt")):
             try:
@@ -94,6 +97,12 @@ class Work:
         labels = {} if entry.index is None else {"sweep": manifest.name, "cell": str(entry.index)}
         parent = None if entry.index is None else manifest.folder
         run(config, wait=not self.shared, planned=Planned(entry.run, CHANGED, parent, labels))
+
+
+def failed_here(run: Run) -> bool:
+    """Whether the run failed in this very job, before it was requeued for the sake of another."""
+    status = run.status()
+    return status["state"] == "failed" and status["job"] is not None and status["job"] == os.environ.get("SLURM_JOB_ID")
 
 
 def preempted() -> bool:

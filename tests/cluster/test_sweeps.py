@@ -1,0 +1,211 @@
+"""Sweeps on the real SLURM: every cell once, real exit codes, and nothing lost to preemption, kills or a dead node."""
+
+import json
+import os
+import re
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prefopt.manifest import Manifest
+from prefopt.tracking.events import EVENTS, read
+from tests.launchers.conftest import SMALL, Ended, Lab, command, ended
+
+ON_SLURM = ("hydra/launcher=one_machine",)
+LONG = (*SMALL, "rounds=400", "trainer.checkpoint_every_s=0.5", "trainer.log_every=5")
+
+
+@pytest.fixture
+def lab(tmp_path: Path, slurm: Any) -> Lab:
+    return Lab(tmp_path / "home")
+
+
+def mlflow_runs(home: Path) -> list[Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("prefopt")
+    return list(client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+def outcome(lab: Lab) -> dict[str, Any]:
+    """Of every cell: final weights, and each metric of each step with its value."""
+    return {
+        run.name: (
+            torch.load(run.checkpoints / "last.ckpt", weights_only=True)["state_dict"],
+            [(event.step, event.metrics) for event in read(run.folder / EVENTS)],
+        )
+        for run in lab.manifest().runs()
+    }
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Bit for bit, and no metric of a step missing or doubled."""
+    assert one.keys() == other.keys()
+    for run, (weights, events) in one.items():
+        assert all(torch.equal(weights[name], other[run][0][name]) for name in weights), run
+        assert events == other[run][1], run
+        counted = Counter((step, name) for step, metrics in events for name in metrics)
+        assert set(counted.values()) == {1}, run
+
+
+def test_24_cells_each_once_in_mlflow_and_again_only_what_is_missing(lab: Lab) -> None:
+    smoke = ("prefopt.train", "-m", "+sweep=smoke", *ON_SLURM, "hydra.launcher.cells_per_job=4")
+    first = ended(command(*smoke, home=lab.home))
+    assert first.code == 0, first.said
+    assert "array of 6 jobs, up to 4 cells each" in first.said
+    manifest = lab.manifest()
+    assert len(manifest.cells) == 24 and all(run.done for run in manifest.runs())
+
+    runs = mlflow_runs(lab.home)
+    (parent,) = [run for run in runs if run.info.run_name == manifest.name]
+    cells = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(runs) == 25
+    assert sorted(int(run.data.tags["cell"]) for run in cells) == list(range(24))
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert all(run.data.tags["slurm.job"].isdigit() and run.data.tags["restarts"] == "0" for run in cells)
+
+    again = ended(command(*smoke, home=lab.home))
+    assert again.code == 0 and "nothing is missing, so nothing is sent" in again.said
+    assert Manifest.read(manifest.folder).jobs == manifest.jobs
+
+    deleted = [manifest.cells[k].run for k in (3, 11, 23)]
+    for run in deleted:
+        manifest.stored(run).results.unlink()
+    resumed = lab.sweep("resume", manifest.name)
+    assert resumed.code == 0, resumed.said
+    sent = [run for job in Manifest.read(manifest.folder).jobs[len(manifest.jobs) :] for run in job.runs]
+    assert sent == deleted
+    restarts = {cell.run: manifest.stored(cell.run).status()["restarts"] for cell in manifest.cells}
+    assert {run for run, count in restarts.items() if count} == set(deleted)
+    assert len(mlflow_runs(lab.home)) == 25
+
+
+def test_a_failed_cell_is_failed_for_slurm_and_says_why(lab: Lab, slurm: Any) -> None:
+    result = lab.train("optimizer.lr=0.05,-1", *ON_SLURM, "hydra.launcher.preflight=false")
+    assert result.code == 1
+    manifest = lab.manifest()
+    good, bad = manifest.runs()
+    assert good.done and bad.status()["state"] == "failed"
+    states = [slurm.job(job.id) for job in manifest.jobs]
+    assert [state["JobState"] for state in states] == ["COMPLETED", "FAILED"]
+    assert states[1]["ExitCode"] == "1:0"
+    (log,) = (manifest.folder / "jobs").glob(f"{manifest.jobs[1].id}_0_log.out")
+    for said in (result.said, log.read_text(), (bad.folder / "log.txt").read_text()):
+        assert "Invalid learning rate" in said
+    assert "Traceback" in log.read_text()
+
+
+def test_a_shared_stage_is_trained_once_and_cells_wait_for_it_in_the_queue(lab: Lab, slurm: Any) -> None:
+    text = ("model=tiny", "dataset=reviews", "dataset.pairs=64", "dataset.demonstrations=64", "dataset.test_pairs=16")
+    tiny = ("model.hidden_size=16", "model.heads=2", "rounds=1", "trainer=cpu", "evaluation.prompts=4")
+    cells = ("method=dpo,rdpo", "evaluation.times=1", "evaluation.figures=false", "hydra.launcher.preflight=false")
+    result = ended(command("prefopt.train", "-m", *text, *tiny, *cells, *ON_SLURM, home=lab.home))
+    assert result.code == 0, result.said
+    manifest = lab.manifest()
+    (stage,) = manifest.stages
+    assert manifest.stored(stage.run).status()["restarts"] == 0
+    assert [job.runs for job in manifest.jobs] == [(stage.run,), *((cell.run,) for cell in manifest.cells)]
+    assert "shared  sft-" in result.said and "stages that cells share: 1 job" in result.said
+    sft = [folder for folder in lab.home.iterdir() if folder.name.startswith("sft-")]
+    assert [folder.name for folder in sft] == [stage.run]
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("hydra.launcher.partition=lo", r"partition=lo: there is no such partition\n  mend: choose low"),
+        ("hydra.launcher.timeout_min=600", "partition low ends jobs after 60 minutes"),
+        ("hydra.launcher.timeout_min=3", "leaves no time: a run is told to save 2 minutes before"),
+        ("hydra.launcher.cpus_per_task=999", "SLURM says no"),
+        ("hydra.launcher.tasks_per_node=2", r"cell 0 has trainer.devices=1 .* 2 tasks on each of 1 nodes"),
+        ("hydra.launcher.setup=[exit 7]", "a node cannot run"),
+    ],
+)
+def test_what_would_fail_in_every_job_is_refused_before_any_is_queued(lab: Lab, option: str, says: str) -> None:
+    result = lab.train("method=dpo,rdpo", *ON_SLURM, option)
+    assert result.code == 2
+    assert re.search(says, result.said), result.said
+    assert lab.manifest().jobs == ()
+
+
+def test_a_folder_that_nodes_do_not_see_is_refused(lab: Lab, tmp_path: Path, slurm: Any) -> None:
+    # The node writes to a folder of the same name in a file system of its own.
+    alone = "hydra.launcher.setup=['mount -t tmpfs none $PREFOPT_HOME/sweeps']"
+    result = lab.train("method=dpo,rdpo", *ON_SLURM, alone)
+    assert result.code == 2
+
+
+def test_nothing_is_lost_to_preemption_kills_and_a_dead_node(lab: Lab, slurm: Any, tmp_path: Path) -> None:
+    eight = ("prefopt.train", "-m", *LONG, "method=dpo,rdpo", "seed=0,1,2,3")
+    sweep = command(*eight, *ON_SLURM, "hydra.launcher.array_parallelism=8", home=lab.home)
+
+    def training() -> bool:
+        return len(list(lab.home.glob("*/checkpoints/last.ckpt"))) == 8
+
+    slurm.until(training, 180, "eight cells to train")
+    slurm.preempt(seconds=1)
+    runs = lab.manifest().runs()
+    slurm.until(lambda: restarted(runs) >= 6, 120, "six preempted jobs to go on")
+
+    victims = [run for run in runs if run.status()["state"] == "running"][:2]
+    assert len(victims) == 2
+    for run in victims:
+        os.kill(run.status()["pid"], signal.SIGKILL)
+    slurm.nodes[1].kill()
+    slurm.nodes[1].start()
+
+    result: Ended = ended(sweep)
+    assert result.code == 0, result.said
+    assert all(f"lost: {run.name}" in result.said or run.name in result.said for run in victims)
+    whole = Lab(tmp_path / "whole")
+    assert ended(command(*eight, home=whole.home)).code == 0
+    assert_same(outcome(lab), outcome(whole))
+    assert {run.info.status for run in mlflow_runs(lab.home)} == {"FINISHED"}
+    assert_in_mlflow(lab)
+
+
+def restarted(runs: list[Any]) -> int:
+    return sum(run.status().get("restarts", 0) > 0 for run in runs)
+
+
+def assert_in_mlflow(lab: Lab) -> None:
+    """Every metric of every step, once."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{lab.home / 'mlflow.db'}")
+    ids = {run.info.run_name: run.info.run_id for run in mlflow_runs(lab.home)}
+    for run in lab.manifest().runs():
+        expected: dict[str, list[int]] = {}
+        for event in read(run.folder / EVENTS):
+            for name in event.metrics:
+                expected.setdefault(name, []).append(event.step)
+        for name, steps in expected.items():
+            history = client.get_metric_history(ids[run.name], name)
+            assert sorted(metric.step for metric in history) == sorted(steps), (run.name, name)
+
+
+def test_two_nodes_together_equal_one_process(lab: Lab, slurm: Any, tmp_path: Path) -> None:
+    together = ("trainer=ddp", "trainer.devices=1", "trainer.num_nodes=2")
+    nodes = ("hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=1", "hydra.launcher.preflight=false")
+    cells = ("method=dpo,rdpo", "dataset.pairs=2048", "rounds=3", "trainer.log_every=1")
+    small = tuple(override for override in SMALL if override != "trainer=cpu")
+    result = ended(command("prefopt.train", "-m", *small, *cells, *together, *ON_SLURM, *nodes, home=lab.home))
+    assert result.code == 0, result.said
+    alone = Lab(tmp_path / "alone")
+    assert alone.train(*cells).code == 0
+    for two, one in zip(lab.manifest().runs(), alone.manifest().runs(), strict=True):
+        curves = [
+            [(event.step, event.metrics["loss"]) for event in read(run.folder / EVENTS) if "loss" in event.metrics]
+            for run in (two, one)
+        ]
+        assert [step for step, _ in curves[0]] == [step for step, _ in curves[1]] and len(curves[0]) > 10
+        torch.testing.assert_close(*(torch.tensor([loss for _, loss in curve]) for curve in curves))
+        weights = [torch.load(r.checkpoints / "last.ckpt", weights_only=True)["state_dict"] for r in (two, one)]
+        for name in weights[1]:
+            torch.testing.assert_close(weights[0][name], weights[1][name])
+        assert json.loads(two.results.read_text())["config"]["trainer"]["num_nodes"] == 2
