@@ -35,7 +35,7 @@ class Drawing(NamedTuple):
 
 
 class Look(NamedTuple):
-    """How an arm is drawn: the seven colours come again with broken lines."""
+    """How an arm is drawn: the seven colours come again with broken lines and other markers."""
 
     color: str
     marker: str
@@ -46,7 +46,8 @@ def looks(arms: Sequence[str]) -> dict[str, Look]:
     """The look of each arm."""
     n = len(PALETTE)
     return {
-        arm: Look(PALETTE[k % n], MARKERS[k % n], "solid" if k < n else DASHED) for k, arm in enumerate(sorted(arms))
+        arm: Look(PALETTE[k % n], MARKERS[(k + k // n) % n], "solid" if k < n else DASHED)
+        for k, arm in enumerate(sorted(arms))
     }
 
 

@@ -11,6 +11,9 @@ from prefopt.comparison.cells import Question
 from prefopt.comparison.design import Design
 from prefopt.comparison.measures import Measure, measure
 
+MANY_VERDICTS = 4
+"""More methods than this with a verdict are counted, and not named, in the sentence at the top."""
+
 
 class Entry(NamedTuple):
     """One place of a table. under: what is said in small below it. tone: "", best, better, worse or lacking."""
@@ -265,7 +268,7 @@ def _difference_tables(design: Design, surroundings: Sequence[differences.Differ
         rows = [
             (
                 Entry(p.cell.run),
-                Entry(_where(p.arm, p.setting)),
+                Entry(_titled(p.arm, p.setting)),
                 Entry(f"{p.rate:g}"),
                 Entry(str(p.seed)),
                 Entry(p.cell.state, "", "lacking"),
@@ -310,37 +313,31 @@ def _about(comparison: Comparison) -> str:
 def _says(comparison: Comparison, tests: Sequence[Test]) -> Iterator[str]:
     main, design = comparison.main, comparison.design
     for setting in design.settings:
-        rates = comparison.rates(setting, main.key)
-        if not rates:
-            continue
-        where = comparison.places(setting, main.key)[-1]
-        best = sorted(comparison.best(main, setting, design.arms, where))
-        at = "over all noise rates" if len(rates) > 1 else f"at noise rate {rates[0]:g}"
+        places = comparison.places(setting, main.key)
+        best = sorted(comparison.best(main, setting, design.arms, places[-1])) if places else []
         if best:
-            found = interval(comparison.estimate(main.key, setting, best[0], where))
-            yield _titled(f"Best mean {main.name} {at}: {' and '.join(best)}, {found}", setting) + "."
-    counted = [test for test in tests if not math.isnan(test.paired.p)]
-    if counted:
-        holding = [test for test in counted if test.holds]
-        grouped: dict[tuple[str, str], list[str]] = {}
-        for test in holding:
-            at = "in area" if isinstance(test.where, str) else f"at {test.where:g}"
-            grouped.setdefault((_where(test.arm, test.setting), test.verdict), []).append(at)
-        said = "; ".join(f"{arm} is {verdict} {', '.join(places)}" for (arm, verdict), places in grouped.items())
-        yield (
-            f"{len(holding)} of {_many(len(counted), 'paired test')} against {comparison.baseline} "
-            f"hold{'s' if len(holding) == 1 else ''} at 5 % after Holm's correction" + (f": {said}." if said else ".")
-        )
-    if (
-        max(
-            len({p.seed for p in design.at(s, a, r)})
-            for s in design.settings
-            for a in design.arms
-            for r in design.rates
-        )
-        < 2
-    ):
+            at = "over all noise rates" if len(places) > 1 else f"at noise rate {places[0]:g}"
+            found = interval(comparison.estimate(main.key, setting, best[0], places[-1]))
+            yield f"{_prefix(setting)}Best mean {main.name} {at}: {' and '.join(best)}, {found}."
+    if family := sum(not math.isnan(test.paired.p) for test in tests):
+        yield _verdicts([test for test in tests if test.holds], family, comparison.baseline)
+    cells = {(place.setting, place.arm, place.rate) for place in design.placed}
+    if all(comparison.estimate(main.key, *cell).n < 2 for cell in cells):
         yield "One seed a cell: there is no interval and no test, and what differs may be chance."
+
+
+def _verdicts(holding: Sequence[Test], family: int, baseline: str) -> str:
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for test in holding:
+        at = "in area" if isinstance(test.where, str) else f"at {test.where:g}"
+        grouped.setdefault((f"{_prefix(test.setting)}{test.arm}", test.verdict), []).append(at)
+    said = [f"{arm} is {verdict} {', '.join(places)}" for (arm, verdict), places in grouped.items()]
+    if len(said) > MANY_VERDICTS:
+        verdicts = [test.verdict for test in holding]
+        said = [f"{verdicts.count(verdict)} {verdict}" for verdict in sorted(set(verdicts))]
+    many = f"{len(holding) or 'None'} of {_many(family, 'paired test')} against {baseline}"
+    hold = "holds" if len(holding) == 1 else "hold"
+    return f"{many} {hold} at 5 % after Holm's correction{': ' if said else ''}{'; '.join(said)}."
 
 
 def _lacking(design: Design) -> Iterator[str]:
@@ -364,8 +361,8 @@ def _titled(title: str, setting: str) -> str:
     return f"{title}, {setting}" if setting else title
 
 
-def _where(arm: str, setting: str) -> str:
-    return f"{arm}, {setting}" if setting else arm
+def _prefix(setting: str) -> str:
+    return f"{setting}: " if setting else ""
 
 
 def _capital(text: str) -> str:
