@@ -30,6 +30,7 @@ class Record:
     """key: ours, chosen before MLflow is asked for anything. started, ended: seconds since 1970.
 
     artifacts, and parent, the directory of the sweep: paths relative to the run's directory.
+    edition: counts how often artifacts were attached, under old names perhaps.
     """
 
     key: str
@@ -42,6 +43,7 @@ class Record:
     status: Ending | Literal["RUNNING"] = "RUNNING"
     artifacts: tuple[str, ...] = ()
     parent: str | None = None
+    edition: int = 0
 
     @classmethod
     def load(cls, folder: Path) -> "Record | None":
@@ -88,18 +90,18 @@ def begin(
     tags: Mapping[str, str],
     parent: Path | None = None,
 ) -> None:
-    """Record that the run or sweep in `folder` begins, or goes on: as the same one, its `restarts` counted up."""
+    """Record that the run or sweep in `folder` begins, or goes on as the same one."""
     with held(folder) as before:
-        restarts = int(before.tags.get("restarts", 0)) + 1 if before else 0
         Record(
             key=before.key if before else uuid.uuid4().hex,
             experiment=experiment,
             name=name,
             params=flatten(params),
-            tags={key: str(value)[:LONGEST_TAG] for key, value in tags.items()} | {"restarts": str(restarts)},
+            tags={key: str(value)[:LONGEST_TAG] for key, value in tags.items()},
             started=before.started if before else time.time(),
             artifacts=before.artifacts if before else (),
             parent=os.path.relpath(parent, folder) if parent else before.parent if before else None,
+            edition=before.edition if before else 0,
         ).save(folder)
 
 

@@ -20,10 +20,11 @@ def begin(folder: Path, name: str, params: Mapping[str, Any], tags: Mapping[str,
 
 
 def attach(folder: Path, artifacts: Iterable[Path]) -> None:
-    """Let these files and directories be sent with the run or sweep in `folder`, where it is tracked."""
+    """Let these files and directories be sent, or sent anew, with the run or sweep in `folder`, where it is tracked."""
     with held(folder) as before:
         if before is not None:
-            replace(before, artifacts=together(before, folder, artifacts)).save(folder)
+            paths = together(before, folder, artifacts)
+            replace(before, artifacts=paths, edition=before.edition + 1).save(folder)
 
 
 def adopt(run_dir: Path, sweep: Path) -> None:

@@ -119,7 +119,6 @@ def test_a_run_that_resumes_goes_on_in_the_same_mlflow_run(lab: Path, run_dir: P
     assert run.info.status == "FINISHED"
     assert run.data.params == {"method": "rdpo", "rounds": "1", "added": "1"}
     assert run.data.tags["prefopt.changed"] == "rounds"
-    assert run.data.tags["restarts"] == "1"
 
 
 def test_a_run_that_goes_on_is_running_again(lab: Path, run_dir: Path, until: Any, view: Any) -> None:

@@ -110,26 +110,22 @@ def test_who_does_not_send_writes_files_only(tmp_path: Path) -> None:
     assert (record.status, record.artifacts, record.parent) == ("FINISHED", ("config.yaml",), None)
 
 
-def test_a_run_that_goes_on_counts_its_restarts_and_stays_the_same(tmp_path: Path) -> None:
-    quiet(tmp_path, tmp_path / "run", slurm="1").finish("KILLED", [tmp_path / "run" / "a"])
+def test_a_run_that_goes_on_stays_the_same(tmp_path: Path) -> None:
+    quiet(tmp_path, tmp_path / "run", restarts="0").finish("KILLED", [tmp_path / "run" / "a"])
     first = recorded(tmp_path / "run")
-    quiet(tmp_path, tmp_path / "run", slurm="2")
-    second = recorded(tmp_path / "run")
-    assert first.tags == {"slurm": "1", "restarts": "0"}
-    assert second == replace(first, status="RUNNING", ended=None, tags={"slurm": "2", "restarts": "1"})
-    quiet(tmp_path, tmp_path / "run")
-    assert recorded(tmp_path / "run").tags == {"restarts": "2"}
+    quiet(tmp_path, tmp_path / "run", restarts="1")
+    assert recorded(tmp_path / "run") == replace(first, status="RUNNING", ended=None, tags={"restarts": "1"})
 
 
 def test_a_record_of_an_older_version_is_read(tmp_path: Path) -> None:
     quiet(tmp_path, tmp_path / "run")
     path = tmp_path / "run" / RECORD
     older = json.loads(path.read_text())
-    del older["parent"], older["tags"]["restarts"]
+    del older["parent"], older["edition"]
     path.write_text(json.dumps(older))
-    assert recorded(tmp_path / "run").parent is None
+    before = recorded(tmp_path / "run")
     quiet(tmp_path, tmp_path / "run")
-    assert recorded(tmp_path / "run").tags["restarts"] == "1"
+    assert recorded(tmp_path / "run") == before
 
 
 def test_a_cell_knows_its_sweep_by_a_path_that_a_copied_tree_keeps(tmp_path: Path) -> None:
@@ -148,7 +144,7 @@ def test_a_cell_knows_its_sweep_by_a_path_that_a_copied_tree_keeps(tmp_path: Pat
     assert recorded(grid).artifacts == ("report.html", "../../table.csv")
     sweep.begin(grid, "grid", {}, {}, "study")
     assert recorded(grid) == replace(
-        parent, params={}, tags={"restarts": "1"}, artifacts=("report.html", "../../table.csv")
+        parent, params={}, tags={}, artifacts=("report.html", "../../table.csv"), edition=2
     )
 
 

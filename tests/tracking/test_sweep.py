@@ -126,11 +126,11 @@ def test_a_followed_run_is_seen_while_it_goes_on_and_again_after_a_requeue(
     first.finish("KILLED")
     until(lambda: shows.run(folder).info.status == "KILLED")
 
-    second.start(folder, folder.name, {}, {"slurm.job": "1"}, grid)
+    second.start(folder, folder.name, {}, {"slurm.job": "2"}, grid)
     fill(folder / EVENTS, range(50, 90))
     until(lambda: shows.steps(folder) == list(range(90)))
     assert shows.run(folder).info.status == "RUNNING"
-    assert shows.run(folder).data.tags["restarts"] == "1"
+    assert shows.run(folder).data.tags["slurm.job"] == "2"
     second.finish("FINISHED")
     assert following.finish([folder]) == {folder: None}
     assert shows.run(folder).info.status == "FINISHED"
@@ -175,6 +175,12 @@ def test_what_is_attached_and_adopted_after_the_end_is_sent_with_the_next_delive
         "report/index.html"
     ]
     view(uri).check(cell, range(20))
+
+    (grid / "report" / "index.html").write_text("<p>better still</p>")
+    sweep.attach(grid, [grid / "report"])
+    assert deliver([grid], tmp_path, uri) == {grid: None}
+    place = Path(view(uri).run(grid).info.artifact_uri.removeprefix("file://"))
+    assert (place / "report" / "index.html").read_text() == "<p>better still</p>"
 
 
 def test_a_copied_tree_is_sent_to_another_store_under_its_parent(
