@@ -208,7 +208,10 @@ def _of_sweep(folder: Path) -> tuple[list[Cell], set[str]]:
     from prefopt.manifest import Manifest
 
     manifest = Manifest.read(folder)
-    overrides = [dict(override.lstrip("+").split("=", 1) for override in cell.overrides) for cell in manifest.cells]
+    overrides = [
+        {key.lstrip("+~"): value for key, _, value in (override.partition("=") for override in cell.overrides)}
+        for cell in manifest.cells
+    ]
     swept = {key for each in overrides for key in each if len({other.get(key) for other in overrides}) > 1}
     cells = []
     for entry in manifest.cells:
