@@ -49,9 +49,9 @@ def compared(
     cells, swept, notes = collected(question)
     design = Design.of(cells, swept | question.told_apart, question.allowed)
     comparison = Comparison(design, figure=figure, baseline=baseline)
-    said = report(comparison, question, notes)
     folder = out or question.folder
     drawings = drawn(comparison, folder / "figures")
+    said = report(comparison, question, notes=notes, drawings=[drawing.name for drawing in drawings])
     texts = {
         "comparison.md": markdown(said, drawings, folder),
         "comparison.csv": long_form(design),

@@ -12,7 +12,8 @@ from rich.text import Text
 from prefopt.comparison.analysis import Comparison
 from prefopt.comparison.design import Design
 from prefopt.comparison.drawing import Drawing
-from prefopt.comparison.report import Entry, Report, Table
+from prefopt.comparison.report import Report
+from prefopt.comparison.tables import Entry, Table
 
 STYLES = {"best": "bold", "better": "green", "worse": "red", "lacking": "yellow"}
 

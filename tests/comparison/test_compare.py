@@ -99,6 +99,7 @@ def test_one_method_has_nothing_to_be_tested_against(lab: Lab, compare: Compare)
     lab.grid()
     found, shown = compare("method=rdpo")
     assert "Paired tests" not in shown and "rank" not in shown
+    assert "## Against" not in (found / "comparison.md").read_text()
     assert written(found).keys() == FILES - {"figures/differences.png", "figures/differences.svg"}
 
 

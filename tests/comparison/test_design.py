@@ -62,7 +62,7 @@ def test_what_all_arms_must_share_is_a_setting() -> None:
     cells = grid() + [cell_of(m, 0.2, s, name=f"margin-{m}-{s}", **other) for m in ("dpo", "rdpo") for s in (0, 1)]
     found = design(cells)
     assert found.settings == ("bandit (flip)", "bandit (margin)") and found.arms == ("dpo", "rdpo")
-    said = report(Comparison(found, figure=None, baseline=None), QUESTION, [])
+    said = report(Comparison(found, figure=None, baseline=None), QUESTION, notes=[], drawings=[])
     assert [table.title.rpartition(", ")[-1] for table in said.sections[0].tables] == [
         "bandit (flip)",
         "bandit (margin)",
@@ -134,7 +134,9 @@ CELLS = grid("dpo,rdpo,cdpo")
 def test_the_order_of_cells_changes_nothing(cells: list[Cell]) -> None:
     known, found = design(CELLS), design(cells)
     assert long_form(found) == long_form(known)
-    said, again = (report(Comparison(each, figure=None, baseline=None), QUESTION, []) for each in (known, found))
+    said, again = (
+        report(Comparison(each, figure=None, baseline=None), QUESTION, notes=[], drawings=[]) for each in (known, found)
+    )
     assert said == again
 
 
