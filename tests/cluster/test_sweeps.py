@@ -16,7 +16,7 @@ from prefopt.tracking.events import EVENTS, read
 from tests.launchers.conftest import SMALL, Ended, Lab, command, ended
 
 ON_SLURM = ("hydra/launcher=one_machine",)
-LONG = (*SMALL, "rounds=400", "trainer.checkpoint_every_s=0.5", "trainer.log_every=5")
+LONG = (*SMALL, "dataset.pairs=2560", "rounds=400", "trainer.checkpoint_every_s=0.5")
 
 
 @pytest.fixture
@@ -133,35 +133,40 @@ def test_what_would_fail_in_every_job_is_refused_before_any_is_queued(lab: Lab, 
     assert lab.manifest().jobs == ()
 
 
-def test_a_folder_that_nodes_do_not_see_is_refused(lab: Lab, tmp_path: Path, slurm: Any) -> None:
-    # The node writes to a folder of the same name in a file system of its own.
-    alone = "hydra.launcher.setup=['mount -t tmpfs none $PREFOPT_HOME/sweeps']"
-    result = lab.train("method=dpo,rdpo", *ON_SLURM, alone)
+@pytest.mark.parametrize(
+    ("hidden", "says"), [("probe", "does not see"), ("lock", "does not see the locks of this machine")]
+)
+def test_a_folder_that_nodes_do_not_share_is_refused(lab: Lab, hidden: str, says: str) -> None:
+    """What another file system would do to the node is done by its set-up."""
+    unshared = f"hydra.launcher.setup=['rm {lab.home}/sweeps/*/{hidden}']"
+    result = lab.train("method=dpo,rdpo", *ON_SLURM, unshared)
     assert result.code == 2
+    assert says in result.said and "set PREFOPT_HOME" in result.said, result.said
+    assert lab.manifest().jobs == ()
 
 
 def test_nothing_is_lost_to_preemption_kills_and_a_dead_node(lab: Lab, slurm: Any, tmp_path: Path) -> None:
     eight = ("prefopt.train", "-m", *LONG, "method=dpo,rdpo", "seed=0,1,2,3")
     sweep = command(*eight, *ON_SLURM, "hydra.launcher.array_parallelism=8", home=lab.home)
-
-    def training() -> bool:
-        return len(list(lab.home.glob("*/checkpoints/last.ckpt"))) == 8
-
-    slurm.until(training, 180, "eight cells to train")
-    slurm.preempt(seconds=1)
+    slurm.until(lambda: len(list(lab.home.glob("*/checkpoints/last.ckpt"))) == 8, 180, "eight cells to train")
     runs = lab.manifest().runs()
-    slurm.until(lambda: restarted(runs) >= 6, 120, "six preempted jobs to go on")
+    slurm.preempt()
+    slurm.until(lambda: len(running(runs, restarts=1)) >= 6, 120, "six preempted cells to go on")
 
-    victims = [run for run in runs if run.status()["state"] == "running"][:2]
-    assert len(victims) == 2
-    for run in victims:
+    killed = running(runs, restarts=1)[:2]
+    for run in killed:
         os.kill(run.status()["pid"], signal.SIGKILL)
-    slurm.nodes[1].kill()
-    slurm.nodes[1].start()
+    node = slurm.nodes[1]
+    dead = [run for run in running(runs, restarts=1) if run.status()["host"] == node.name and run not in killed]
+    assert dead
+    node.kill()
+    node.start()
 
     result: Ended = ended(sweep)
     assert result.code == 0, result.said
-    assert all(f"lost: {run.name}" in result.said or run.name in result.said for run in victims)
+    lost = " ".join(re.findall(r"lost: (.*); sent again", result.said))
+    assert {run.name for run in killed} == set(lost.replace(",", " ").split())
+    assert all(run.status()["restarts"] >= 2 for run in [*killed, *dead])
     whole = Lab(tmp_path / "whole")
     assert ended(command(*eight, home=whole.home)).code == 0
     assert_same(outcome(lab), outcome(whole))
@@ -169,8 +174,9 @@ def test_nothing_is_lost_to_preemption_kills_and_a_dead_node(lab: Lab, slurm: An
     assert_in_mlflow(lab)
 
 
-def restarted(runs: list[Any]) -> int:
-    return sum(run.status().get("restarts", 0) > 0 for run in runs)
+def running(runs: list[Any], restarts: int) -> list[Any]:
+    """Those at work that were taken up so many times, and have a checkpoint to go on from."""
+    return [run for run in runs if (run.status()["state"], run.status()["restarts"]) == ("running", restarts)]
 
 
 def assert_in_mlflow(lab: Lab) -> None:
