@@ -120,8 +120,6 @@ def _all() -> Any:
     here = place()
     os.environ.setdefault("MASTER_ADDR", _first_host())
     os.environ.setdefault("MASTER_PORT", str(_port()))
-    if torch.cuda.is_available():
-        torch.cuda.set_device(here.local)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, rank=here.rank, world_size=here.world, timeout=COMPUTING)
     atexit.register(distributed.destroy_process_group)

@@ -24,7 +24,10 @@ from prefopt.tracking.events import EventFile
 
 
 def device_of(accelerator: str) -> torch.device:
-    """Where this process computes. Raises PrefoptError where a GPU is asked for and there is none for it."""
+    """Where this process computes; a GPU of its own becomes torch's current device.
+
+    Raises PrefoptError where a GPU is asked for and there is none for it.
+    """
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise PrefoptError(
             f"trainer.accelerator={accelerator}, but torch sees no GPU", "use trainer=cpu, or a machine with a GPU"
@@ -40,6 +43,7 @@ def device_of(accelerator: str) -> torch.device:
             "start as many processes a node as it has GPUs, and let each see all of them "
             "(gpus_per_node, not gpus_per_task)",
         )
+    torch.cuda.set_device(local)
     return torch.device("cuda", local)
 
 

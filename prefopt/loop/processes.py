@@ -43,9 +43,9 @@ def check_processes(trainer: Mapping[str, Any], method: Method, world: str) -> N
 
 
 def strategy_of(name: str) -> Strategy | str:
-    """Lightning's strategy of this name in the configuration."""
-    if name == "auto":
-        return name
+    """Lightning's strategy of this name in the configuration; one process needs none."""
+    if ranks.world() == 1:
+        return "auto"
     return DDPStrategy(broadcast_buffers=False) if name == "ddp" else Sharded()
 
 

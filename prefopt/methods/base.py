@@ -218,4 +218,4 @@ class Meter:
         return means
 
     def state(self) -> dict[str, Any]:
-        return {"sums": self.sums, "counts": self.counts}
+        return {"sums": {name: value.cpu() for name, value in self.sums.items()}, "counts": self.counts}
