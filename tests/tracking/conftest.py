@@ -37,7 +37,7 @@ def until() -> Callable[[Callable[[], object], float], None]:
     return _until
 
 
-def _until(true: Callable[[], object], seconds: float = 60.0) -> None:
+def _until(true: Callable[[], object], seconds: float = 180.0) -> None:
     """Wait for something to become true, within bounds."""
     deadline = time.monotonic() + seconds
     while not true():
@@ -114,7 +114,7 @@ class Server:
                 start_new_session=True,
                 env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             )
-        _until(self.answers, 120)
+        _until(self.answers)
 
     def answers(self) -> bool:
         assert self.process is not None and self.process.poll() is None, self.log.read_text()

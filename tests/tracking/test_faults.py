@@ -46,7 +46,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def started(run_dir: Path, uri: str) -> MlflowTracker:
-    tracker = MlflowTracker(home=run_dir.parent, uri=uri, every_s=0.05)
+    tracker = MlflowTracker(home=run_dir.parent, uri=uri, every_s=0.05, patience_s=300)
     tracker.start(run_dir, run_dir.name, {"seed": 0}, {})
     return tracker
 

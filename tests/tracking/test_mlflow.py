@@ -60,7 +60,7 @@ def run_dir(lab: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def started(lab: Path, run_dir: Path, uri: str | None = None, **params: object) -> MlflowTracker:
-    tracker = MlflowTracker(home=lab, uri=uri, every_s=0.05)
+    tracker = MlflowTracker(home=lab, uri=uri, every_s=0.05, patience_s=300)
     tracker.start(run_dir, run_dir.name, {"method": "rdpo", **params}, {"seed": "0"})
     return tracker
 

@@ -77,7 +77,7 @@ def test_a_sweep_goes_through_a_server_to_postgresql_whole(
         (cell / "config.yaml").write_text("seed: 0\n")
         end(cell, "FINISHED", [cell / "config.yaml"])
     sweep.end(grid, "FINISHED")
-    assert set(following.finish([*cells, grid]).values()) == {None}
+    assert set(following.finish([*cells, grid], 300).values()) == {None}
 
     assert counted(postgres) == [(cell.name, 5, 1500) for cell in cells]
     shows = view(server.uri)

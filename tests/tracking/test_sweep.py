@@ -106,7 +106,7 @@ def test_one_process_sends_for_sixteen_that_only_write(
     following.add(grid, *folders)
     assert cells(tmp_path, "write") == folders
     sweep.end(grid, "FINISHED")
-    assert set(following.finish([*folders, grid]).values()) == {None}
+    assert set(following.finish([*folders, grid], 300).values()) == {None}
     check_all_is_there(view(store_uri(tmp_path)), tmp_path, grid, folders)
     assert all(delivered(folder, store_uri(tmp_path)) for folder in [grid, *folders])
 
@@ -132,7 +132,7 @@ def test_a_followed_run_is_seen_while_it_goes_on_and_again_after_a_requeue(
     assert shows.run(folder).info.status == "RUNNING"
     assert shows.run(folder).data.tags["slurm.job"] == "2"
     second.finish("FINISHED")
-    assert following.finish([folder]) == {folder: None}
+    assert following.finish([folder], 300) == {folder: None}
     assert shows.run(folder).info.status == "FINISHED"
     shows.check(folder, range(90))
 
@@ -145,7 +145,7 @@ def test_a_launcher_that_goes_away_leaves_its_runs_running_and_one_that_finishes
         begin(tmp_path / name, "prefopt", name, {}, {}, grid)
         fill(tmp_path / name / EVENTS, range(20))
     following.add(tmp_path / "going on", tmp_path / "died")
-    assert following.finish([tmp_path / "died"]) == {tmp_path / "died": None}
+    assert following.finish([tmp_path / "died"], 300) == {tmp_path / "died": None}
     channel(tmp_path).pipe.close()
     channel(tmp_path).process.wait()
     statuses = {run.info.run_name: run.info.status for run in view(store_uri(tmp_path)).runs()}
@@ -153,7 +153,7 @@ def test_a_launcher_that_goes_away_leaves_its_runs_running_and_one_that_finishes
 
 
 def test_what_never_began_keeps_nobody_waiting(tmp_path: Path, following: Following) -> None:
-    assert following.finish([tmp_path / "never"]) == {tmp_path / "never": None}
+    assert following.finish([tmp_path / "never"], 300) == {tmp_path / "never": None}
 
 
 def test_what_is_attached_and_adopted_after_the_end_is_sent_with_the_next_delivery(
