@@ -69,8 +69,6 @@ def compared(
 
 def track(sweep: Path, folder: Path) -> None:
     """Let the sweep's MLflow run have the comparison, now where that run is known."""
-    from dataclasses import replace
-
     from prefopt.progress import say
     from prefopt.store import home
     from prefopt.tracking.record import RECORD, Receipt
@@ -83,7 +81,6 @@ def track(sweep: Path, folder: Path) -> None:
     receipt = Receipt.load(sweep)
     if receipt is None:
         return
-    replace(receipt, record="").save(sweep)  # what MLflow was sent before is of another comparison
     if trouble := deliver([sweep], home(), receipt.uri)[sweep]:
         say(
             f"MLflow does not have this comparison: {trouble}; send it by python -m prefopt.track sync {sweep}",

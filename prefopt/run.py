@@ -352,8 +352,8 @@ def tags(config: DictConfig, facts: Mapping[str, Any], stored: store.Run) -> dic
         "seed": str(config.seed),
         "fingerprint": stored.name.rsplit("-", 1)[-1],
         "git.commit": str(commit),
-        "slurm.job": str(facts["slurm_job"]),
         "restarts": str(stored.status()["restarts"]),
+        **({"slurm.job": facts["slurm_job"]} if facts["slurm_job"] else {}),
     }
 
 

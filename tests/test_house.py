@@ -97,4 +97,9 @@ def test_all_that_is_imported_is_a_declared_dependency() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     names = {"".join(c if c.isalnum() or c in "-_" else " " for c in line).split()[0].lower() for line in declared}
     used = {name.split(".")[0] for names_ in imports().values() for name in names_} - set(sys.stdlib_module_names)
-    assert {DISTRIBUTIONS.get(name, name) for name in used - {"prefopt"}} <= names
+    assert {DISTRIBUTIONS.get(name, name) for name in used - {"prefopt", "launchers"}} <= names
+
+
+def test_only_the_sweep_knows_how_runs_reach_a_cluster() -> None:
+    knowing = {file for file, names in imports().items() if any(name.split(".")[0] == "launchers" for name in names)}
+    assert knowing == {"prefopt.sweep"}
