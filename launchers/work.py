@@ -19,6 +19,8 @@ from prefopt.manifest import Cell, Manifest
 from prefopt.store import Run, Taken
 from prefopt.tracking.telemetry import silence
 
+UNFORESEEN = 1
+"""The exit code of an error that is no PrefoptError."""
 CHANGED = "send the sweep again; or put back what was there when it was sent, and `python -m prefopt.sweep resume`"
 
 
@@ -51,6 +53,8 @@ class Work:
                 failed = failed or code
                 if code and manifest.launcher["on_error"] == "stop":
                     (self.sweep / "stopped").touch()
+                if code == UNFORESEEN and ranks.world() > 1:
+                    break  # its processes no longer agree on where they are
             if interrupted and callable(requeue) and preempted() and not manifest.stopped():
                 print("told to stop: requeued, to go on from here", flush=True)
                 requeue(signal.SIGUSR2, None)  # submitit's: asks SLURM, and leaves
@@ -65,7 +69,7 @@ class Work:
         """The exit code that the run would have had as a command of its own."""
         stored, began, code = manifest.stored(entry.run), time.monotonic(), 0
         if failed_here(stored):
-            return 1
+            return UNFORESEEN
         stored.folder.mkdir(parents=True, exist_ok=True)
         with logged(stored.folder / ("log.txt" if ranks.first() else f"log.{ranks.place().rank}.txt")):
             try:
@@ -77,7 +81,7 @@ class Work:
                 code, how = error.exit_code, str(error)
                 print(f"prefopt: {how}", file=sys.stderr)
             except Exception:
-                code, how = 1, traceback.format_exc().strip()
+                code, how = UNFORESEEN, traceback.format_exc().strip()
                 print(how, file=sys.stderr)
         if code not in (0, Interrupted.exit_code) and stored.status()["state"] != "failed":
             with suppress(OSError):  # a full disk must not hide what went wrong
@@ -100,8 +104,13 @@ class Work:
 
 
 def failed_here(run: Run) -> bool:
-    """Whether the run failed in this very job, before it was requeued for the sake of another."""
+    """Whether the run failed in this very job, before it was requeued for the sake of another.
+
+    Several processes also fail where one of them was lost, so they try again.
+    """
     status = run.status()
+    if ranks.world() > 1:
+        return False
     return status["state"] == "failed" and status["job"] is not None and status["job"] == os.environ.get("SLURM_JOB_ID")
 
 

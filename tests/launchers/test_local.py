@@ -1,6 +1,7 @@
 """A sweep on this machine: every cell once, sent again only what is missing, and nothing lost when it is stopped."""
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from launchers.states import states
 from tests.launchers.conftest import SMALL, Lab, command, ended, until
 
 TWO_BY_TWO = ("method=dpo,rdpo", "seed=0,1", "hydra.launcher.jobs=2")
+LONG = ("dataset.pairs=2560", "rounds=400", "trainer.checkpoint_every_s=0.5", "hydra.launcher.jobs=2")
 
 
 def figures(lab: Lab) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def test_data_that_changed_since_the_sweep_was_planned_are_refused(lab: Lab, tmp
 
 
 def test_a_sweep_without_a_terminal_is_cancelled_at_checkpoints_and_goes_on(lab: Lab, tmp_path: Path) -> None:
-    long = ("seed=0,1", "rounds=400", "hydra.launcher.jobs=2")
+    long = ("seed=0,1", *LONG)
     sent = lab.train(*long, "hydra.launcher.wait=false")
     assert sent.code == 0 and "prefopt.sweep status" in sent.said
     manifest = lab.manifest()
@@ -120,12 +122,10 @@ def test_a_sweep_without_a_terminal_is_cancelled_at_checkpoints_and_goes_on(lab:
 
 
 def test_a_killed_process_is_replaced_and_its_cell_goes_on(lab: Lab, tmp_path: Path) -> None:
-    long = ("seed=0,1", "rounds=300", "hydra.launcher.jobs=2", "trainer.checkpoint_every_s=0.2")
+    long = ("seed=0,1", *LONG)
     sweep = command("prefopt.train", "-m", *SMALL, *long, home=lab.home)
     until(lambda: list(lab.home.glob("*/checkpoints/last.ckpt")), "a checkpoint")
     victim = next(run for run in lab.manifest().runs() if (run.checkpoints / "last.ckpt").exists())
-    import os
-
     os.kill(victim.status()["pid"], signal.SIGKILL)
     outcome = ended(sweep)
     assert outcome.code == 0, outcome.said
