@@ -12,7 +12,7 @@ from submitit.core.utils import FailedJobError
 
 from launchers.options import Options
 from launchers.states import MISSING, State
-from launchers.work import Work
+from launchers.work import Work, logged
 from prefopt.errors import PrefoptError
 from prefopt.manifest import Manifest
 
@@ -90,7 +90,8 @@ def send(manifest: Manifest, todo: Sequence[Batch], options: Options) -> Manifes
 def _local(manifest: Manifest, batch: Batch) -> list[str]:
     available, share = gpus(manifest), max(1, cores() // len(batch.works))
     ids = []
-    with _left_alone(), _environment(OMP_NUM_THREADS=str(share)):
+    (manifest.folder / "jobs").mkdir(exist_ok=True)
+    with _left_alone(), _environment(OMP_NUM_THREADS=str(share)), logged(manifest.folder / "jobs" / "started.log"):
         for place, work in enumerate(batch.works):
             executor = submitit.LocalExecutor(manifest.folder / "jobs", max_num_timeout=0)
             visible = {"gpus_per_node": 1, "visible_gpus": [place % available]} if available else {}
@@ -149,7 +150,7 @@ def sbatch_text(manifest: Manifest, options: Options, batch: Batch) -> str:
 
 @contextmanager
 def _left_alone() -> Iterator[None]:
-    """Processes started here go on when the terminal is closed, and Ctrl-C in it is not theirs."""
+    """Processes started here go on when the terminal is closed; Ctrl-C in it is not theirs."""
     signals = (signal.SIGINT, signal.SIGHUP)
     before = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
     try:
