@@ -15,6 +15,8 @@ from prefopt.errors import PrefoptError
 from prefopt.store import CHECKOUT, digest, home
 
 CONF = CHECKOUT / "conf"
+OF_HYDRA = {"hydra/launcher": ["basic"], "hydra/job_logging": ["none"], "hydra/hydra_logging": ["none"]}
+"""Names that Hydra itself adds to our groups."""
 INHERITED = ("model", "dataset", "noise", "trainer", "tracking", "seed", "micro_batch_size")
 """What a needed run takes over from the run that needs it, unless the need says otherwise."""
 
@@ -100,9 +102,9 @@ def check_choices(overrides: Sequence[str]) -> None:
     """Raise PrefoptError for a name that its config group does not hold, with the nearest names."""
     for override in overrides:
         group, _, value = override.lstrip("+").partition("=")
-        if "." in group or not (CONF / group).is_dir() or group.startswith("hydra"):
+        if "." in group or not (CONF / group).is_dir():
             continue
-        names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        names = sorted([path.stem for path in (CONF / group).glob("*.yaml")] + OF_HYDRA.get(group, []))
         for name in value.split(","):
             if name not in names and re.fullmatch(r"[\w.-]+", name):
                 near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)

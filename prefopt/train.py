@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from prefopt.config import check_choices, composed
-from prefopt.errors import reports_errors
+from prefopt.errors import PrefoptError, reports_errors
 from prefopt.tracking.telemetry import silence
 
 
@@ -32,7 +32,11 @@ def main() -> None:
     silence()
     given = sys.argv[1:]
     check_choices([argument for argument in given if "=" in argument])
-    if {"-m", "--multirun"} & set(given) and not any(argument.startswith("hydra/launcher=") for argument in given):
+    launcher = next((argument for argument in given if argument.startswith(("hydra/launcher=", "hydra.launcher."))), "")
+    if not {"-m", "--multirun"} & set(given):
+        if launcher:
+            raise PrefoptError(f"{launcher} is for sweeps, and without -m this is one run, here", "add -m")
+    elif not any(argument.startswith("hydra/launcher=") for argument in given):
         sys.argv.append("hydra/launcher=local")
     job()
 

@@ -100,6 +100,12 @@ def test_all_that_is_imported_is_a_declared_dependency() -> None:
     assert {DISTRIBUTIONS.get(name, name) for name in used - {"prefopt", "launchers"}} <= names
 
 
+def test_every_sweep_can_be_chosen_by_name() -> None:
+    sweeps = {path.name for path in (ROOT / "sweeps").glob("*.yaml")}
+    chosen = {path.name: path.resolve() for path in (ROOT / "conf" / "sweep").iterdir()}
+    assert chosen == {name: ROOT / "sweeps" / name for name in sweeps}
+
+
 def test_only_the_sweep_knows_how_runs_reach_a_cluster() -> None:
     knowing = {file for file, names in imports().items() if any(name.split(".")[0] == "launchers" for name in names)}
     assert knowing == {"prefopt.sweep"}

@@ -13,7 +13,7 @@ import torch
 
 from prefopt.manifest import Manifest
 from prefopt.tracking.events import EVENTS, read
-from tests.launchers.conftest import SMALL, Ended, Lab, command, ended
+from tests.launchers.conftest import SMALL, Ended, Lab, assert_in_mlflow, command, ended, mlflow_runs
 
 ON_SLURM = ("hydra/launcher=one_machine",)
 LONG = (*SMALL, "dataset.pairs=2560", "rounds=400", "trainer.checkpoint_every_s=0.5")
@@ -22,14 +22,6 @@ LONG = (*SMALL, "dataset.pairs=2560", "rounds=400", "trainer.checkpoint_every_s=
 @pytest.fixture
 def lab(tmp_path: Path, slurm: Any) -> Lab:
     return Lab(tmp_path / "home")
-
-
-def mlflow_runs(home: Path) -> list[Any]:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("prefopt")
-    return list(client.search_runs([experiment.experiment_id], max_results=1000))
 
 
 def outcome(lab: Lab) -> dict[str, Any]:
@@ -177,22 +169,6 @@ def test_nothing_is_lost_to_preemption_kills_and_a_dead_node(lab: Lab, slurm: An
 def running(runs: list[Any], restarts: int) -> list[Any]:
     """Those at work that were taken up so many times, and have a checkpoint to go on from."""
     return [run for run in runs if (run.status()["state"], run.status()["restarts"]) == ("running", restarts)]
-
-
-def assert_in_mlflow(lab: Lab) -> None:
-    """Every metric of every step, once."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{lab.home / 'mlflow.db'}")
-    ids = {run.info.run_name: run.info.run_id for run in mlflow_runs(lab.home)}
-    for run in lab.manifest().runs():
-        expected: dict[str, list[int]] = {}
-        for event in read(run.folder / EVENTS):
-            for name in event.metrics:
-                expected.setdefault(name, []).append(event.step)
-        for name, steps in expected.items():
-            history = client.get_metric_history(ids[run.name], name)
-            assert sorted(metric.step for metric in history) == sorted(steps), (run.name, name)
 
 
 def test_two_nodes_together_equal_one_process(lab: Lab, slurm: Any, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from launchers.options import Options
 from launchers.plan import Sweep, planned
 from prefopt.config import CONF
 from prefopt.manifest import Manifest
+from prefopt.tracking.events import EVENTS, read
 
 SMALL = (
     "dataset=bandit",
@@ -82,6 +83,32 @@ class Lab:
         """The only sweep of the home."""
         (folder,) = (self.home / "sweeps").iterdir()
         return Manifest.read(folder)
+
+
+def mlflow_runs(home: Path) -> list[Any]:
+    """The runs in the home's own store."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("prefopt")
+    return list(client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+def assert_in_mlflow(lab: Lab) -> None:
+    """MLflow has every metric of every step of every cell, once."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{lab.home / 'mlflow.db'}")
+    ids = {run.info.run_name: run.info.run_id for run in mlflow_runs(lab.home)}
+    for run in lab.manifest().runs():
+        expected: dict[str, list[int]] = {}
+        for event in read(run.folder / EVENTS):
+            for name in event.metrics:
+                expected.setdefault(name, []).append(event.step)
+        assert len(expected) > 5
+        for name, steps in expected.items():
+            history = client.get_metric_history(ids[run.name], name)
+            assert sorted(metric.step for metric in history) == sorted(steps), (run.name, name)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from launchers.states import states
-from tests.launchers.conftest import SMALL, Lab, command, ended, until
+from tests.launchers.conftest import SMALL, Lab, assert_in_mlflow, command, ended, mlflow_runs, until
 
 TWO_BY_TWO = ("method=dpo,rdpo", "seed=0,1", "hydra.launcher.jobs=2")
 LONG = ("dataset.pairs=2560", "rounds=400", "trainer.checkpoint_every_s=0.5", "hydra.launcher.jobs=2")
@@ -134,3 +134,13 @@ def test_a_killed_process_is_replaced_and_its_cell_goes_on(lab: Lab, tmp_path: P
     whole = Lab(tmp_path / "whole")
     assert whole.train(*long).code == 0
     assert same(weights(lab), weights(whole)) and figures(lab) == figures(whole)
+
+
+def test_sixteen_cells_at_once_on_a_fresh_store_lose_no_metric(lab: Lab) -> None:
+    seeds = ",".join(map(str, range(16)))
+    outcome = lab.train(f"seed={seeds}", "rounds=30", "trainer.log_every=1", "hydra.launcher.jobs=16")
+    assert outcome.code == 0, outcome.said
+    runs = mlflow_runs(lab.home)
+    (parent,) = [run for run in runs if run.info.run_name == lab.manifest().name]
+    assert len([run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]) == 16
+    assert_in_mlflow(lab)

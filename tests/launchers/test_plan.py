@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from launchers.options import Options
 from launchers.preflight import fitting, minutes
-from prefopt.config import sweep_name
+from prefopt import train
+from prefopt.config import check_choices, sweep_name
 from prefopt.errors import PrefoptError
 from prefopt.manifest import MANIFEST, Manifest
 
@@ -130,3 +131,16 @@ def test_an_option_that_makes_no_sense_is_refused(key: str, value: Any) -> None:
     given = {"cluster": "local", "submit": True, "wait": True, "on_error": "continue", key: value}
     with pytest.raises(PrefoptError, match=f"hydra.launcher.{key}={value}"):
         Options.of(given)
+
+
+def test_a_launcher_without_a_sweep_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("sys.argv", ["train", "method=dpo", "hydra/launcher=slurm"])
+    with pytest.raises(SystemExit, match="2"):
+        train.main()
+    assert "add -m" in capsys.readouterr().err
+
+
+def test_an_unknown_launcher_is_told_with_the_nearest_names() -> None:
+    with pytest.raises(PrefoptError, match="did you mean slurm"):
+        check_choices(["hydra/launcher=slrm"])
+    check_choices(["hydra/launcher=basic"])
