@@ -40,11 +40,12 @@ def planned(sweep: Sweep, options: Options) -> Manifest:
     constant = set.intersection(*(set(overrides) for overrides in sweep.cells)) if len(sweep.cells) > 1 else set()
     cells: dict[str, Cell] = {}
     stages: dict[str, Cell] = {}
+    known: dict[str, str] = {}
     for index, overrides in enumerate(track(sweep.cells, "planning", len(sweep.cells))):
         swept = tuple(override for override in overrides if override not in constant)
         try:
             config = configured(sweep, overrides)
-            *needs, (name, config) = runs(config)
+            *needs, (name, config) = runs(config, known)
         except PrefoptError as error:
             raise PrefoptError(f"cell {index} ({' '.join(swept)}): {error.what}", error.mend) from error
         if name in cells:
@@ -83,17 +84,18 @@ def configured(sweep: Sweep, overrides: Sequence[str]) -> DictConfig:
     return named(config)
 
 
-def runs(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+def runs(config: DictConfig, known: dict[str, str]) -> Iterator[tuple[str, DictConfig]]:
     """The name and configuration of each run that this configuration needs, the first needed first, then of its own.
 
+    known: checksums of files, taken once for all cells.
     Raises PrefoptError where the configuration cannot work.
     """
     parts = Parts(config)
     check(config, parts.method, parts.model, parts.dataset)
     for role, need in config.method.needs.items():
         if isinstance(need, DictConfig) and role in parts.method.roles:
-            yield from runs(needed(config, need))
-    yield store.run(config.choices.method, config.choices.dataset, parts.fingerprint()).name, config
+            yield from runs(needed(config, need), known)
+    yield store.run(config.choices.method, config.choices.dataset, parts.fingerprint(known)).name, config
 
 
 def contained(config: DictConfig) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from prefopt.manifest import Manifest
 from prefopt.progress import bar, say
 from prefopt.summary import shown
 
+GLANCE_S = 0.5
 LOST_AFTER_POLLS = 3
 """Polls after which a run without a job is believed to be lost: shared file systems lag behind the queue."""
 
@@ -31,7 +32,7 @@ def watch(manifest: Manifest, options: Options) -> Mapping[str, State]:
             if stop.asked():
                 _interrupted(manifest, options)
             if (found := states(manifest)) is None:
-                time.sleep(options.poll_s)
+                _pause(options.poll_s)
                 continue
             cells = {cell.run: found[cell.run] for cell in manifest.cells}
             progress(sum(s.state in ENDED for s in cells.values()) - ended, counted(cells))
@@ -49,7 +50,14 @@ def watch(manifest: Manifest, options: Options) -> Mapping[str, State]:
             else:
                 if manifest.stopped() and options.cluster == "slurm":
                     withdraw(s.job.id for s in cells.values() if s.state == "queued" and s.job is not None)
-                time.sleep(options.poll_s)
+                _pause(options.poll_s)
+
+
+def _pause(seconds: float) -> None:
+    """Wait, but not on when this process is told to stop."""
+    deadline = time.monotonic() + seconds
+    while not stop.asked() and (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(left, GLANCE_S))
 
 
 def _interrupted(manifest: Manifest, options: Options) -> None:
@@ -62,5 +70,5 @@ def _interrupted(manifest: Manifest, options: Options) -> None:
     say("stopping at the next checkpoint of each cell; Ctrl-C again leaves at once")
     cancel(manifest)
     while queue({job.id for job in manifest.jobs}, options.cluster):
-        time.sleep(options.poll_s)
+        time.sleep(GLANCE_S)
     raise Interrupted("the sweep was stopped by Ctrl-C", f"python -m prefopt.sweep resume {place}")

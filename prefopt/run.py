@@ -97,18 +97,29 @@ class Parts:
         self.model = made(settings["model"])
         self.dataset = made(settings["dataset"])
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, known: dict[str, str] | None = None) -> str:
         """What the run depends on: files by their content, a recipe by what it was resolved to, and the same of the
-        runs that it needs."""
+        runs that it needs.
+
+        known: checksums, which a sweep over large files takes once; what is not there yet is added.
+        """
         settings = {k: v for k, v in self.settings.items() if k != "recipe"}
+        known = {} if known is None else known
+
+        def checksum(kind: str, part: Any) -> str:
+            key = store.digest([kind, settings[kind]])
+            if key not in known:
+                known[key] = part.checksum()
+            return known[key]
+
         contents: dict[str, Any] = {
             key: {k: v for k, v in settings[key].items() if k not in without}
             for key, without in (("model", STRUCTURE), ("trainer", {"checkpoint_every_s"}), ("evaluation", {"figures"}))
         }
-        if (weights := self.model.checksum()) != "":
+        if (weights := checksum("model", self.model)) != "":
             contents["model"]["path"] = weights
         return store.fingerprint(
-            settings, {**contents, "dataset": self.dataset.checksum(), "needs": described(self.config)}
+            settings, {**contents, "dataset": checksum("dataset", self.dataset), "needs": described(self.config)}
         )
 
 

@@ -12,6 +12,7 @@ from launchers.options import Options
 from launchers.preflight import fitting, minutes
 from prefopt import train
 from prefopt.config import check_choices, sweep_name
+from prefopt.datasets.text import TextDataset
 from prefopt.errors import PrefoptError
 from prefopt.manifest import MANIFEST, Manifest
 
@@ -35,6 +36,18 @@ def test_what_cells_need_is_a_stage_once(plan: Any) -> None:
     manifest = plan([*cells, [*text, "method=best_of_n"]])
     kinds = [stage.run.split("-")[0] for stage in manifest.stages]
     assert kinds == ["sft", "bradley_terry"], "the first needed comes first"
+
+
+def test_a_file_is_read_once_for_all_cells(plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"what is {i}?", "chosen": f"it is {i}", "rejected": "no idea"} for i in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = []
+    monkeypatch.setattr(TextDataset, "checksum", lambda dataset: read.append(dataset) or "content")
+    text = ["dataset=pairs", f"dataset.path={path}", "model=tiny"]
+    manifest = plan([[*text, f"method={method}", f"seed={seed}"] for method in ("dpo", "rdpo") for seed in (0, 1)])
+    assert len(manifest.cells) == 4 and len(manifest.stages) == 2
+    assert len(read) == 1
 
 
 def test_cells_that_are_one_run_collide(plan: Any) -> None:
