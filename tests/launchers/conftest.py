@@ -125,14 +125,17 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planner:
     monkeypatch.setenv("PREFOPT_HOME", str(tmp_path / "home"))
 
     def planned_here(
-        cells: Sequence[Sequence[str]], folder: Path | None = None, hydra_overrides: Sequence[str] = ()
+        cells: Sequence[Sequence[str]],
+        folder: Path | None = None,
+        hydra_overrides: Sequence[str] = (),
+        base: Sequence[str] = SMALL,
     ) -> Manifest:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             master = compose("config", overrides=["hydra/launcher=local"], return_hydra_config=True)
             options: Any = OmegaConf.to_container(master.hydra.launcher)
             sweep = Sweep(
                 folder=folder or tmp_path / "home" / "sweeps" / "here",
-                cells=[[*SMALL, *cell] for cell in cells],
+                cells=[[*base, *cell] for cell in cells],
                 command=[],
                 hydra_overrides=list(hydra_overrides),
             )

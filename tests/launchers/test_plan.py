@@ -45,7 +45,9 @@ def test_a_file_is_read_once_for_all_cells(plan: Any, tmp_path: Path, monkeypatc
     read = []
     monkeypatch.setattr(TextDataset, "checksum", lambda dataset: read.append(dataset) or "content")
     text = ["dataset=pairs", f"dataset.path={path}", "model=tiny"]
-    manifest = plan([[*text, f"method={method}", f"seed={seed}"] for method in ("dpo", "rdpo") for seed in (0, 1)])
+    manifest = plan(
+        [[*text, f"method={method}", f"seed={seed}"] for method in ("dpo", "rdpo") for seed in (0, 1)], base=()
+    )
     assert len(manifest.cells) == 4 and len(manifest.stages) == 2
     assert len(read) == 1
 
