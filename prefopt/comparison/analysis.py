@@ -1,5 +1,6 @@
 """A design seen through one figure and from one baseline: everything that is computed of it."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -51,7 +52,12 @@ class Comparison:
                 f"none of {len(design.placed)} cells is done ({', '.join(states)})",
                 "let the sweep go on; python -m prefopt.sweep status says how far it is",
             )
-        self.measured = {key for cell in design.done for key in cell.figures}
+        self.measured = {key for cell in design.done for key, value in cell.figures.items() if math.isfinite(value)}
+        if not self.measured:
+            raise PrefoptError(
+                f"none of the {len(design.done)} cells that are done has a figure that is finite",
+                "look at their results.json; evaluation=... says what is measured",
+            )
         self.main = measure(self._chosen(figure))
         self.baseline = design.baseline(baseline)
         self.kl = next((key for key in KL if key in self.measured), None)
@@ -62,7 +68,7 @@ class Comparison:
             return max(preferred or sorted(self.measured), key=lambda key: self._count(key))
         if figure not in self.measured:
             raise PrefoptError(
-                f"--figure {figure}: no cell that is done has measured it",
+                f"--figure {figure}: no cell that is done has measured it, or no value is finite",
                 f"choose one of {', '.join(sorted(self.measured))}",
             )
         return figure

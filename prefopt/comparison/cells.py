@@ -155,7 +155,8 @@ def collected(question: Question) -> tuple[list[Cell], set[str], list[str]]:
             )
     for key, values in question.wanted.items():
         held = {cell.run: valued(cell, key) for cell in cells}
-        if cells and all(value is None for value in held.values()):
+        dotted = key.replace("/", ".")
+        if cells and all(value is None for value in held.values()) and not any(dotted in cell.flat for cell in cells):
             known = {*cells[0].config["choices"], *(name for cell in cells for name in cell.flat)}
             near = difflib.get_close_matches(key, known, n=3)
             raise PrefoptError(
@@ -259,6 +260,8 @@ def _value(text: str) -> Any:
 
 
 def _text(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -120,13 +120,14 @@ class Design:
             for arm in self.arms:
                 _refuse_configs([place for place in here if place.arm == arm], (*WITHOUT_OUTCOME, *allowed), self.axes)
             _refuse_counts([place for place in here if place.cell.done], allowed)
-        if not allowed:
-            self._refuse_twice()
+        self._refuse_twice(allowed)
 
-    def _refuse_twice(self) -> None:
-        first: dict[tuple[str, str, float, int], Cell] = {}
+    def _refuse_twice(self, allowed: tuple[str, ...]) -> None:
+        first: dict[tuple[Any, ...], Cell] = {}
         for place in self.placed:
-            at = (place.setting, place.arm, place.rate, place.seed)
+            facts = {**place.cell.flat, **place.cell.data}
+            differing = tuple((key, value) for key, value in facts.items() if _within(key, allowed))
+            at = (place.setting, place.arm, place.rate, place.seed, differing)
             if at in first:
                 raise PrefoptError(
                     f"{place.arm} at noise rate {place.rate:g} has two runs of seed {place.seed}, alike in their "
@@ -141,13 +142,17 @@ def unequal(cells: Sequence[Cell], without: Sequence[str]) -> dict[str, dict[Any
     each value (None: no such key)."""
     found: dict[str, dict[Any, Cell]] = {}
     for key in sorted({key for cell in cells for key in cell.flat}):
-        if any(key == other or key.startswith(f"{other}.") for other in without):
+        if _within(key, without):
             continue
         values = {cell.flat.get(key): cell for cell in reversed(cells)}
         following = ([cell.flat.get(leader) for cell in cells] for leader in (SEED, RATE, ASSUMED) if key != leader)
         if len(values) > 1 and [cell.flat.get(key) for cell in cells] not in following and key not in (SEED, RATE):
             found[key] = values
     return found
+
+
+def _within(key: str, others: Sequence[str]) -> bool:
+    return any(key == other or key.startswith(f"{other}.") for other in others)
 
 
 def _refuse_configs(places: Sequence[Placed], without: Sequence[str], axes: Sequence[str]) -> None:

@@ -225,7 +225,8 @@ def _reward_and_kl(comparison: Comparison, folder: Path) -> Drawing | None:
             axis.set_xlabel("KL to the start (nats)")
             axis.grid(axis="both")
         axes[0].set_ylabel(reward.name)
-        _legend(figure, axes, comparison)
+        if not _legend(figure, axes, comparison):
+            return None
         title = f"{reward.name[:1].upper()}{reward.name[1:]} against KL"
         alt = (
             f"{title}: large marks are means over seeds, joined in the order of the noise rates, which stand beside "
@@ -281,7 +282,8 @@ def _training(comparison: Comparison, folder: Path) -> Drawing | None:
             axis.set_title(f"noise {rate:g}" + (f", {setting}" if setting else ""), loc="right", fontsize=8.5)
         for axis in axes[-1]:
             axis.set_xlabel("optimiser step")
-        _legend(figure, axes.ravel(), comparison)
+        if not _legend(figure, axes.ravel(), comparison):
+            return None
         title = "Training curves"
         alt = f"{title}: mean over seeds and 95 % interval of {', '.join(name for _, name in shown)}, by noise rate."
         return _saved(figure, folder, "training", title, alt)
@@ -304,24 +306,28 @@ def _mean_curve(series: Sequence[Mapping[int, float]]) -> list[tuple[float, Esti
     return [(step, estimate([one[step] for one in series])) for step in steps]
 
 
-def _legend(figure: "Figure", axes: Iterable["Axes"], comparison: Comparison) -> None:
-    """One legend for all panels, above them."""
+def _legend(figure: "Figure", axes: Iterable["Axes"], comparison: Comparison) -> bool:
+    """One legend for all panels, above them; False where nothing was drawn in any."""
     found: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
+    if not found:
+        return False
     names = sorted(found, key=lambda label: (label not in comparison.design.arms, label))
     abreast = int(LETTERS_AN_INCH * figure.get_figwidth() / (max(map(len, names)) + 8))
     figure.legend([found[name] for name in names], names, loc="outside upper left", ncols=max(1, abreast))
+    return True
 
 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator["Figure"]:
-    """An empty figure in the house style, in inches; text in its SVG stays text."""
+    """An empty figure in the house style, in inches; text in its SVG stays text, and a dollar in it a dollar."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(STYLE | {"svg.fonttype": "none", "figure.facecolor": "#ffffff", "axes.titlecolor": INK}):
+    plain = {"svg.fonttype": "none", "text.parse_math": False}
+    with mpl.rc_context(STYLE | plain | {"figure.facecolor": "#ffffff", "axes.titlecolor": INK}):
         yield Figure(figsize=(width, height), layout="constrained")
 
 

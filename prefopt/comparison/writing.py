@@ -70,11 +70,12 @@ def show(report: Report, comparison: Comparison, console: Console) -> None:
         console.print(f"! {line}", style="yellow", markup=False, highlight=False)
     for table in (table for section in report.sections if section.short for table in section.tables):
         console.print()
+        console.print(Text(table.title, style="bold"))
         console.print(_shown(table, comparison))
 
 
 def _shown(table: Table, comparison: Comparison) -> RichTable:
-    shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    shown = RichTable(box=None, pad_edge=False)
     for place, column in enumerate(table.header):
         shown.add_column(column, justify="left" if place == 0 else "right")
     for row in table.rows:

@@ -172,6 +172,43 @@ def test_a_figure_that_is_not_finite_is_left_out_and_named(lab: Lab, compare: Co
     assert "not finite are left out: regret of dpo-bandit-0.2-0" in shown and "n 1 of 2" in shown
 
 
+@pytest.mark.parametrize("figures", [{}, {"regret": float("nan")}])
+def test_runs_without_a_finite_figure_are_no_comparison(
+    lab: Lab, capsys: pytest.CaptureFixture[str], figures: dict[str, float]
+) -> None:
+    lab.run("dpo", 0.2, 0, figures=figures)
+    assert "none of the 1 cells that are done has a figure that is finite" in refused(["method=dpo"], capsys)
+
+
+def test_figures_that_no_cell_has_together_are_not_drawn_against_each_other(lab: Lab, compare: Compare) -> None:
+    lab.run("dpo", 0.2, 0, figures={"gold/kl": 1.0})
+    lab.run("rdpo", 0.2, 0, figures={"gold/reward": 1.0})
+    found, _ = compare("dataset=bandit", "--figure", "gold/reward")
+    assert "figures/reward_and_kl.svg" not in written(found)
+
+
+def test_curves_of_seeds_that_have_no_step_in_common_are_not_drawn(lab: Lab, compare: Compare) -> None:
+    for seed in (0, 1):
+        events = lab.home / lab.run("dpo", 0.2, seed) / "metrics.jsonl"
+        events.write_text(json.dumps({"step": 10 + seed, "time": 0.0, "metrics": {"loss": 1.0}}) + "\n")
+    assert "figures/training.svg" not in written(compare("method=dpo")[0])
+
+
+def test_names_are_neither_mathematics_nor_markup(lab: Lab, compare: Compare) -> None:
+    for dataset in ("a[/b]", "[dim]$\\frac$"):
+        for seed in (0, 1):
+            lab.run("$x$", 0.2, seed, name=f"{len(dataset)}-{seed}", choices__dataset=dataset)
+    found, shown = compare("noise.rate=0.2")
+    assert "(share of prompts), [dim]$\\frac$\n" in shown and "(share of prompts), a[/b]\n" in shown
+    drawn = (found / "figures" / "degradation.svg").read_text()
+    assert ">$x$</text>" in drawn and ">[dim]$\\frac$</text>" in drawn
+
+
+def test_what_is_null_in_all_runs_can_be_asked_for(lab: Lab, compare: Compare) -> None:
+    lab.run("dpo", 0.2, 0)
+    assert compare("method.needs.policy=null")[1].startswith("method.needs.policy=null\n1 of 1 cells done")
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -184,6 +221,7 @@ def test_a_figure_that_is_not_finite_is_left_out_and_named(lab: Lab, compare: Co
         (["seed=0", "seed=1"], "seed is given twice"),
         (["method=dpo", "--figure", "gold/rewards"], "choose one of gold/kl, gold/reward"),
         (["method=dpo", "--baseline", "ipo"], "choose one of 'dpo'"),
+        (["method.rebust=null"], "no run has the key method.rebust"),
     ],
 )
 def test_a_question_without_an_answer(

@@ -105,6 +105,12 @@ def test_two_runs_of_one_place_are_refused() -> None:
         design([cell_of("dpo", 0.2, 0), cell_of("dpo", 0.2, 0, name="twin")])
 
 
+def test_two_runs_of_one_place_are_refused_where_they_are_alike_in_all_that_is_allowed() -> None:
+    cells = [cell_of("dpo", 0.2, 0), cell_of("dpo", 0.2, 1, batch_size=128), cell_of("dpo", 0.2, 0, name="twin")]
+    with pytest.raises(PrefoptError, match=r"two runs of seed 0.*dpo-bandit-0.2-0 and twin"):
+        design(cells, allow=("batch_size",))
+
+
 def test_a_seed_counts_once_where_differences_are_allowed() -> None:
     twin = cell_of("dpo", 0.2, 0, name="twin", batch_size=128, figures={"regret": 3.0})
     found = design([cell_of("dpo", 0.2, 0, figures={"regret": 1.0}), twin], allow=("batch_size",))
