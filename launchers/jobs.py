@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,10 @@ import submitit
 from submitit.core.utils import FailedJobError
 
 from launchers.options import Options
-from launchers.states import MISSING, State
+from launchers.states import MISSING, UNDER_WAY, State
 from launchers.work import Work, logged
 from prefopt.errors import PrefoptError
-from prefopt.manifest import Manifest
+from prefopt.manifest import Job, Manifest
 
 A_YEAR_MIN = 366 * 24 * 60
 
@@ -35,11 +36,12 @@ def missing(manifest: Manifest, found: Mapping[str, State]) -> list[str]:
 def batches(manifest: Manifest, found: Mapping[str, State], cells: Sequence[str], options: Options) -> list[Batch]:
     """The jobs for these cells: on SLURM stages first, which the cells then wait for in the queue."""
     stages = [stage.run for stage in manifest.stages if found[stage.run].state in MISSING | {"failed"}]
+    now = time.time()
     if not cells:
         return []
     if options.cluster == "local":
         runs = (*stages, *cells)
-        works = (Work(manifest.folder, runs, shared=True),) * min(processes(manifest, options), len(runs))
+        works = (Work(manifest.folder, runs, True, now),) * min(processes(manifest, options), len(runs))
         return [Batch("processes", works)]
     size = options.cells_per_job
     packs = [tuple(cells[start : start + size]) for start in range(0, len(cells), size)]
@@ -48,7 +50,7 @@ def batches(manifest: Manifest, found: Mapping[str, State], cells: Sequence[str]
         "cells": packs,
     }
     return [
-        Batch(says, tuple(Work(manifest.folder, pack, shared=False) for pack in group))
+        Batch(says, tuple(Work(manifest.folder, pack, False, now) for pack in group))
         for says, group in groups.items()
         if group
     ]
@@ -56,15 +58,18 @@ def batches(manifest: Manifest, found: Mapping[str, State], cells: Sequence[str]
 
 def processes(manifest: Manifest, options: Options) -> int:
     """How many processes a local sweep works with."""
-    return options.jobs or gpus(manifest) or cores()
+    return options.jobs or len(gpus(manifest)) or cores()
 
 
-def gpus(manifest: Manifest) -> int:
-    """GPUs that the sweep's runs would use on this machine."""
+def gpus(manifest: Manifest) -> list[int]:
+    """The GPUs that the sweep's runs would use on this machine, of those that the user lets be seen."""
     import torch
 
-    wanted = any(cell.config["trainer"]["accelerator"] != "cpu" for cell in manifest.cells)
-    return torch.cuda.device_count() if wanted else 0
+    if all(cell.config["trainer"]["accelerator"] == "cpu" for cell in manifest.cells):
+        return []
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    count = torch.cuda.device_count()
+    return [int(number) for number in allowed] if all(map(str.isdigit, allowed)) else list(range(count))
 
 
 def cores() -> int:
@@ -72,18 +77,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def send(manifest: Manifest, todo: Sequence[Batch], options: Options) -> Manifest:
+def send(manifest: Manifest, todo: Sequence[Batch], found: Mapping[str, State], options: Options) -> Manifest:
     """Send the jobs, and write them into the manifest.
 
     Raises PrefoptError where the cluster refuses them.
     """
-    (manifest.folder / "stopped").unlink(missing_ok=True)
-    before: list[str] = []
+    stages = [found[stage.run] for stage in manifest.stages]
+    before = {stage.job.id for stage in stages if stage.state in UNDER_WAY and stage.job is not None}
     for batch in todo:
         local = options.cluster == "local"
         ids = _local(manifest, batch) if local else _slurm(manifest, batch, options, before)
-        manifest = manifest.sent(ids, [work.runs for work in batch.works])
-        before = sorted({id.partition("_")[0] for id in ids})
+        works = zip(ids, batch.works, strict=True)
+        manifest = manifest.sent([Job(id, options.cluster, work.runs, work.sent) for id, work in works])
+        before |= {id.partition("_")[0] for id in ids}
     return manifest
 
 
@@ -94,13 +100,13 @@ def _local(manifest: Manifest, batch: Batch) -> list[str]:
     with _left_alone(), _environment(OMP_NUM_THREADS=str(share)), logged(manifest.folder / "jobs" / "started.log"):
         for place, work in enumerate(batch.works):
             executor = submitit.LocalExecutor(manifest.folder / "jobs", max_num_timeout=0)
-            visible = {"gpus_per_node": 1, "visible_gpus": [place % available]} if available else {}
+            visible = {"gpus_per_node": 1, "visible_gpus": [available[place % len(available)]]} if available else {}
             executor.update_parameters(timeout_min=A_YEAR_MIN, stderr_to_stdout=True, **visible)
             ids.append(str(executor.submit(work).job_id))
     return ids
 
 
-def _slurm(manifest: Manifest, batch: Batch, options: Options, before: Sequence[str]) -> list[str]:
+def _slurm(manifest: Manifest, batch: Batch, options: Options, before: Set[str]) -> list[str]:
     executor = slurm_executor(manifest, options, before)
     try:
         with executor.batch():
@@ -112,7 +118,7 @@ def _slurm(manifest: Manifest, batch: Batch, options: Options, before: Sequence[
     return [str(job.job_id) for job in jobs]
 
 
-def slurm_executor(manifest: Manifest, options: Options, before: Sequence[str] = ()) -> submitit.AutoExecutor:
+def slurm_executor(manifest: Manifest, options: Options, before: Set[str] = frozenset()) -> submitit.AutoExecutor:
     """submitit's, with these options; its jobs begin when the jobs `before` have ended, however they did.
 
     Raises PrefoptError where submitit does not know an option, or there is no SLURM here.
@@ -121,7 +127,7 @@ def slurm_executor(manifest: Manifest, options: Options, before: Sequence[str] =
     if "cpus_per_task" in job:  # srun does not take it over from sbatch since SLURM 22.05
         job["setup"] = [f"export SRUN_CPUS_PER_TASK={job['cpus_per_task']}", *job.get("setup", [])]
     if before:
-        job["dependency"] = f"afterany:{':'.join(before)}"
+        job["dependency"] = f"afterany:{':'.join(sorted(before))}"
     shared = submitit.AutoExecutor._typed_parameters()
     try:
         executor = submitit.AutoExecutor(

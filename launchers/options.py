@@ -44,8 +44,11 @@ class Options:
                 raise PrefoptError(f"hydra.launcher.{key}={value}", f"choose one of {', '.join(choices)}")
         for key in ("cells_per_job", "jobs"):
             value = getattr(self, key)
-            if value is not None and value < 1:
-                raise PrefoptError(f"hydra.launcher.{key}={value} is too few", "give a number from 1 on")
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise PrefoptError(f"hydra.launcher.{key}={value}", "give a whole number from 1 on")
+        for key in ("setup", "srun_args"):
+            if isinstance(self.job.get(key), str):
+                raise PrefoptError(f"hydra.launcher.{key}={self.job[key]} is one text", f"give a list: '{key}=[...]'")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:

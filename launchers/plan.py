@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -30,6 +30,19 @@ class Sweep:
     cells: Sequence[Sequence[str]]
     command: Sequence[str]
     hydra_overrides: Sequence[str]
+
+    @classmethod
+    def of(cls, hydra: DictConfig, cells: Sequence[Sequence[str]]) -> Self:
+        """Raises PrefoptError where Hydra's own settings would part the sweep, or leave it without a folder."""
+        if not hydra.sweep.dir:
+            raise PrefoptError("hydra.sweep.dir is empty", "name a folder, or leave it out")
+        if hydra.sweeper.get("max_batch_size") is not None:
+            raise PrefoptError(
+                f"hydra.sweeper.max_batch_size={hydra.sweeper.max_batch_size} would part the sweep",
+                "use hydra.launcher.jobs (local), or array_parallelism (SLURM)",
+            )
+        overrides = hydra.overrides
+        return cls(Path(hydra.sweep.dir).absolute(), cells, list(overrides.task), list(overrides.hydra))
 
 
 def planned(sweep: Sweep, options: Options) -> Manifest:

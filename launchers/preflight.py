@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import re
 import shlex
 import shutil
@@ -105,7 +106,15 @@ def minutes(limit: str) -> float:
 
 
 def accepted(manifest: Manifest, options: Options, batch: Batch) -> None:
-    """SLURM would take the jobs as they are."""
+    """SLURM would take the jobs as they are, and so many."""
+    configured = re.search(r"MaxArraySize\s*=\s*(\d+)", _answer(["scontrol", "show", "config"]))
+    most = int(configured[1]) - 1 if configured else len(batch.works)
+    if len(batch.works) > most:
+        cells = sum(len(work.runs) for work in batch.works)
+        raise PrefoptError(
+            f"{len(batch.works)} jobs in an array, and this cluster takes {most}",
+            f"hydra.launcher.cells_per_job={math.ceil(cells / most)}",
+        )
     script = manifest.folder / "preflight.sh"
     replace_text(script, sbatch_text(manifest, options, batch))
     _answer(["sbatch", "--test-only", str(script)])
@@ -124,7 +133,7 @@ def shared(manifest: Manifest, options: Options) -> None:
     done = subprocess.run(["srun", *limits, *flags, "bash", "-c", script], capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
-        if "allocate" in done.stderr:
+        if "Unable to allocate resources" in done.stderr:
             say(f"no node was free within {PROBE_S} s, so the shared folder is not tried", "yellow")
             return
         raise PrefoptError(

@@ -1,19 +1,22 @@
 """A sweep from its plan to its end: checked, shown, sent, and watched."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from launchers.jobs import batches, missing, send
 from launchers.options import Options
 from launchers.plan import Sweep, planned
 from launchers.preflight import preflight
-from launchers.show import show_end, show_plan
-from launchers.states import ENDED, known_states
+from launchers.show import show_end, show_plan, show_sent
+from launchers.states import known_states
 from launchers.tracked import begin, followed
 from launchers.watch import watch
+from prefopt import stop
 from prefopt.errors import PrefoptError, reports_errors
 from prefopt.manifest import Manifest
 from prefopt.progress import say
@@ -21,11 +24,13 @@ from prefopt.store import Taken, held
 
 
 @reports_errors
-def launch(sweep: Sweep, given: Mapping[str, Any]) -> None:
-    """Plan a sweep and send it, with the launcher's options as given.
+def launch(hydra: DictConfig, cells: Sequence[Sequence[str]]) -> None:
+    """Plan a sweep of these cells, each given by its overrides, and send it. hydra: Hydra's own node.
 
     Exits with 1 where it was waited for and a cell has failed.
     """
+    sweep = Sweep.of(hydra, cells)
+    given: Any = OmegaConf.to_container(hydra.launcher, resolve=True)
     options = Options.of(given)
     with _alone(sweep.folder):
         failed = carried_out(planned(sweep, options), options)
@@ -40,11 +45,19 @@ def sent_again(manifest: Manifest, changes: Mapping[str, Any]) -> bool:
         raise PrefoptError(
             f"{min(unknown)} is no option of this sweep's launcher", f"choose among {', '.join(manifest.launcher)}"
         )
-    manifest = replace(manifest, launcher={**manifest.launcher, **changes})
-    options = Options.of(manifest.launcher)
     with _alone(manifest.folder):
+        manifest = Manifest.read(manifest.folder)
+        manifest = replace(manifest, launcher={**manifest.launcher, **changes})
+        options = Options.of(manifest.launcher)
         manifest.write()
         return carried_out(manifest, options)
+
+
+def shown(manifest: Manifest) -> None:
+    """Show what would be sent."""
+    options = replace(Options.of(manifest.launcher), submit=False)
+    found = known_states(manifest)
+    show_plan(manifest, found, batches(manifest, found, missing(manifest, found), options), options)
 
 
 def carried_out(manifest: Manifest, options: Options) -> bool:
@@ -54,18 +67,22 @@ def carried_out(manifest: Manifest, options: Options) -> bool:
     show_plan(manifest, found, todo, options)
     if not options.submit:
         return False
+    if all(found[cell.run].state == "done" for cell in manifest.cells):
+        say("nothing is missing, so nothing is sent", "green")
+        show_end(manifest, found)
+        return False
     if todo:
         preflight(manifest, options, todo[-1])
-        begin(manifest)
-        manifest = send(manifest, todo, options)
-    elif all(found[cell.run].state in ENDED for cell in manifest.cells):
-        say("nothing is missing, so nothing is sent", "green")
-    if not options.wait:
-        show_end(manifest, found, waited=False)
-        return False
-    with followed(manifest):
-        ended = watch(manifest, options)
-    show_end(manifest, ended, waited=True)
+    begin(manifest)
+    with stop.heeded():
+        (manifest.folder / "stopped").unlink(missing_ok=True)
+        manifest = send(manifest, todo, found, options)
+        if not options.wait:
+            show_sent(manifest, todo)
+            return False
+        with followed(manifest):
+            ended = watch(manifest, options)
+    show_end(manifest, ended)
     return any(ended[cell.run].state != "done" for cell in manifest.cells)
 
 

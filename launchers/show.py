@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from launchers.jobs import Batch, sbatch_text
 from launchers.options import Options
 from launchers.states import MISSING, State, counted
-from prefopt.manifest import Manifest
+from prefopt.manifest import MANIFEST, Manifest
+from prefopt.store import home
 from prefopt.summary import shown
 
 STYLES = {"done": "green", "failed": "red", "lost": "red", "stopped": "yellow", "waiting": "yellow", "running": "cyan"}
@@ -26,10 +28,11 @@ def show_plan(manifest: Manifest, found: Mapping[str, State], todo: Sequence[Bat
     for column in ("", "cell", "run", "state"):
         table.add_column(column, overflow="fold")
     for cell in manifest.cells[:SHOWN_CELLS]:
-        table.add_row(str(cell.index), " ".join(cell.overrides), cell.run, styled(found[cell.run]))
+        table.add_row(str(cell.index), escape(" ".join(cell.overrides)), cell.run, styled(found[cell.run]))
     console.print(table)
     if len(manifest.cells) > SHOWN_CELLS:
-        console.print(f"... and {len(manifest.cells) - SHOWN_CELLS} more, in {manifest.folder / 'manifest.jsonl'}")
+        more = len(manifest.cells) - SHOWN_CELLS
+        console.print(f"... and {more} more, in {escape(str(manifest.folder / MANIFEST))}", soft_wrap=True)
     console.print(f"cells   {counted({cell.run: found[cell.run] for cell in manifest.cells})}", highlight=False)
     for stage in manifest.stages:
         console.print(f"shared  {stage.run}: {styled(found[stage.run])}, trained once", highlight=False)
@@ -38,10 +41,10 @@ def show_plan(manifest: Manifest, found: Mapping[str, State], todo: Sequence[Bat
     for batch in todo:
         console.print(f"jobs    {layout(batch, options)}", highlight=False)
         if options.cluster == "slurm" and not options.submit:
-            console.print(f"\n[dim]{sbatch_text(manifest, options, batch)}[/dim]", highlight=False, soft_wrap=True)
+            console.print(f"\n{escape(sbatch_text(manifest, options, batch))}", style="dim", soft_wrap=True)
     if not options.submit:
         console.print(
-            f"nothing was sent; send it: [bold]python -m prefopt.sweep resume {shown(manifest.folder)}", soft_wrap=True
+            f"nothing was sent; send it: [bold]python -m prefopt.sweep resume {named(manifest)}", soft_wrap=True
         )
 
 
@@ -67,7 +70,7 @@ def layout(batch: Batch, options: Options) -> str:
 def styled(state: State) -> str:
     """The state as rich markup, with what it waits for, or how often it was taken up again."""
     style = STYLES.get(state.state, "dim")
-    on = f" for {state.status['on']}" if state.state == "waiting" and "on" in state.status else ""
+    on = f" for {escape(state.status['on'])}" if state.state == "waiting" and "on" in state.status else ""
     restarts = state.status.get("restarts", 0)
     again = f", taken up {restarts} times" if restarts > 1 else ", taken up once" if restarts else ""
     return f"[{style}]{state.state}{on}[/{style}]{again}"
@@ -83,7 +86,7 @@ def show_status(manifest: Manifest, found: Mapping[str, State]) -> None:
         state = found[entry.run]
         table.add_row(
             "" if entry.index is None else str(entry.index),
-            " ".join(entry.overrides) or "[dim]shared",
+            escape(" ".join(entry.overrides)) or "[dim]shared",
             entry.run,
             styled(state),
             state.job.id if state.job else "",
@@ -96,25 +99,31 @@ def show_status(manifest: Manifest, found: Mapping[str, State]) -> None:
             _show_failure(console, manifest.stored(entry.run).folder)
     console.print(counted({cell.run: found[cell.run] for cell in manifest.cells}), highlight=False)
     if any(found[cell.run].state in MISSING | {"failed"} for cell in manifest.cells):
-        console.print(f"next    [bold]python -m prefopt.sweep resume {shown(manifest.folder)}", highlight=False)
+        console.print(f"next    [bold]python -m prefopt.sweep resume {named(manifest)}", highlight=False)
 
 
-def show_end(manifest: Manifest, found: Mapping[str, State], *, waited: bool) -> None:
-    """How the sweep ended, or where to ask; and what to do next."""
+def show_sent(manifest: Manifest, todo: Sequence[Batch]) -> None:
+    """That nobody waits, and where to ask."""
+    sent = "sent; it goes on by itself\n" if todo else ""
+    Console(stderr=True).print(f"{sent}next    [bold]python -m prefopt.sweep status {named(manifest)}", soft_wrap=True)
+
+
+def show_end(manifest: Manifest, found: Mapping[str, State]) -> None:
+    """How the sweep ended, and what to do next."""
     console = Console(stderr=True)
-    place = shown(manifest.folder)
-    if not waited:
-        console.print(
-            f"sent; it goes on by itself\nnext    [bold]python -m prefopt.sweep status {place}", soft_wrap=True
-        )
-        return
     for cell in manifest.cells:
         if found[cell.run].state == "failed":
             _show_failure(console, manifest.stored(cell.run).folder)
     console.print(f"sweep   {manifest.name}: {counted({c.run: found[c.run] for c in manifest.cells})}", highlight=False)
-    unfinished = any(state.state != "done" for state in found.values())
-    following = f"prefopt.sweep resume {place}" if unfinished else f"prefopt.compare sweep={manifest.name}"
+    unfinished = any(found[cell.run].state != "done" for cell in manifest.cells)
+    following = f"prefopt.sweep resume {named(manifest)}" if unfinished else f"prefopt.compare sweep={manifest.name}"
     console.print(f"next    [bold]python -m {following}", highlight=False, soft_wrap=True)
+
+
+def named(manifest: Manifest) -> str:
+    """The sweep as a person would name it on the next command, as markup."""
+    by_name = manifest.folder.parent == home() / "sweeps"
+    return escape(manifest.name if by_name else shown(manifest.folder))
 
 
 def last_step(run: Path) -> str:

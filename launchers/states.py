@@ -3,10 +3,11 @@
 import os
 import subprocess
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from prefopt.errors import PrefoptError
@@ -14,6 +15,7 @@ from prefopt.manifest import Job, Manifest
 from prefopt.store import Run
 
 ENDED = frozenset({"done", "failed"})
+UNDER_WAY = frozenset({"queued", "waiting", "running"})
 MISSING = frozenset({"new", "stopped", "lost"})
 """No job will bring these to an end, unless they are sent again."""
 
@@ -32,13 +34,13 @@ class State:
 
 def states(manifest: Manifest) -> dict[str, State] | None:
     """The state of every stage and cell by the name of its run; None where the cluster gives no answer."""
-    alive = queue({job.id for job in manifest.jobs}, manifest.launcher["cluster"]) if manifest.jobs else frozenset()
+    alive = queue(manifest.jobs)
     if alive is None:
         return None
     last: dict[str, Job] = {}
     for job in manifest.jobs:
         for run in job.runs:
-            if run not in last or job.id in alive or last[run].id not in alive:
+            if run not in last or job in alive or last[run] not in alive:
                 last[run] = job
     return {
         entry.run: _state(manifest, manifest.stored(entry.run), last.get(entry.run), alive)
@@ -54,9 +56,9 @@ def known_states(manifest: Manifest) -> dict[str, State]:
     return found
 
 
-def _state(manifest: Manifest, run: Run, job: Job | None, alive: frozenset[str]) -> State:
+def _state(manifest: Manifest, run: Run, job: Job | None, alive: frozenset[Job]) -> State:
     status = run.status()
-    state, sent = status["state"], job is not None and job.id in alive
+    state, sent = status["state"], job in alive
     # A job that was sent after the run last spoke has not come to it yet.
     unheard = sent and job is not None and status.get("time", 0.0) < job.time
     if run.done:
@@ -87,22 +89,26 @@ def held(run: Run) -> bool:
     return False
 
 
-def queue(jobs: set[str], cluster: str) -> frozenset[str] | None:
-    """Those of the jobs that have not ended; None where the cluster gives no answer."""
-    if cluster == "local":
-        return frozenset(job for job in jobs if "submitit" in _told(["ps", "-o", "command=", "-p", job], ok=(0, 1)))
+def queue(jobs: Iterable[Job]) -> frozenset[Job] | None:
+    """Those of the jobs that have not ended; None where SLURM gives no answer."""
+    on_slurm = {job for job in jobs if job.cluster == "slurm"}
+    here = {job for job in jobs if job.cluster == "local" and _runs(int(job.id))}
+    if not on_slurm:
+        return frozenset(here)
     command = ["squeue", "--noheader", "--array", "--user", str(os.getuid()), "--format", "%i"]
     try:
-        return frozenset(_told(command).split()) & jobs
+        told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
     except (OSError, subprocess.SubprocessError):
         return None
+    return frozenset(here | {job for job in on_slurm if job.id in told})
 
 
-def _told(command: list[str], ok: tuple[int, ...] = (0,)) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    if done.returncode not in ok:
-        raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
-    return done.stdout
+def _runs(process: int) -> bool:
+    """Whether the process of this id runs, and is one that submitit has started."""
+    try:
+        return "submitit.local._local" in psutil.Process(process).cmdline()
+    except psutil.Error:
+        return False
 
 
 def counted(found: Mapping[str, State]) -> str:

@@ -44,7 +44,7 @@ def watch(manifest: Manifest, options: Options) -> Mapping[str, State]:
                 say(f"lost: {', '.join(again)}; sent again, to go on from the last checkpoint", "yellow")
                 sent.update(again)
                 polls.clear()
-                manifest = jobs.send(manifest, jobs.batches(manifest, found, again, options), options)
+                manifest = jobs.send(manifest, jobs.batches(manifest, found, again, options), found, options)
             elif all(s.state in ENDED or run in gone for run, s in cells.items()):
                 return found
             else:
@@ -69,6 +69,6 @@ def _interrupted(manifest: Manifest, options: Options) -> None:
         )
     say("stopping at the next checkpoint of each cell; Ctrl-C again leaves at once")
     cancel(manifest)
-    while queue({job.id for job in manifest.jobs}, options.cluster):
+    while queue(manifest.jobs):
         time.sleep(GLANCE_S)
     raise Interrupted("the sweep was stopped by Ctrl-C", f"python -m prefopt.sweep resume {place}")

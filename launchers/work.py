@@ -16,7 +16,7 @@ from submitit.helpers import DelayedSubmission
 from prefopt import ranks, stop
 from prefopt.errors import Interrupted, PrefoptError
 from prefopt.manifest import Cell, Manifest
-from prefopt.store import Run, Taken
+from prefopt.store import Taken
 from prefopt.tracking.telemetry import silence
 
 UNFORESEEN = 1
@@ -26,14 +26,17 @@ CHANGED = "send the sweep again; or put back what was there when it was sent, an
 
 @dataclass(frozen=True)
 class Work:
-    """The runs of one job of a sweep. shared: other jobs take from the same list, so what is taken is passed over.
+    """The runs of one job of a sweep, sent at this time. shared: other jobs take from the same list, so what is taken
+    is passed over.
 
-    Called by submitit in the job; its exit code is that of the first run that failed.
+    Called by submitit in the job; its exit code is that of the first run that failed. What has failed since the job was
+    sent, in a job before a requeue or in one beside it, is not tried again.
     """
 
     sweep: Path
     runs: tuple[str, ...]
     shared: bool
+    sent: float
 
     def __call__(self) -> None:
         requeue = signal.getsignal(signal.SIGUSR2)
@@ -67,9 +70,9 @@ class Work:
 
     def _carried_out(self, manifest: Manifest, entry: Cell) -> int:
         """The exit code that the run would have had as a command of its own."""
-        stored, began, code = manifest.stored(entry.run), time.monotonic(), 0
-        if failed_here(stored):
-            return UNFORESEEN
+        stored, began, code = manifest.stored(entry.run), time.time(), 0
+        if ranks.world() == 1 and stored.failed_since(self.sent):  # of several, one may just have been lost
+            return 0 if self.shared else UNFORESEEN
         stored.folder.mkdir(parents=True, exist_ok=True)
         with logged(stored.folder / ("log.txt" if ranks.first() else f"log.{ranks.place().rank}.txt")):
             try:
@@ -83,13 +86,13 @@ class Work:
             except Exception:
                 code, how = UNFORESEEN, traceback.format_exc().strip()
                 print(how, file=sys.stderr)
-        if code not in (0, Interrupted.exit_code) and stored.status()["state"] != "failed":
+        if code not in (0, Interrupted.exit_code) and not stored.failed_since(began):
             with suppress(OSError):  # a full disk must not hide what went wrong
                 (stored.folder / "error.txt").write_text(how)
                 stored.mark("failed", error=how.splitlines()[-1])
         if ranks.first():
             place = "" if entry.index is None else f"cell {entry.index}, "
-            print(f"{place}{entry.run}, {time.monotonic() - began:.1f} s: {how}", flush=True)
+            print(f"{place}{entry.run}, {time.time() - began:.1f} s: {how}", flush=True)
         return code
 
     def _run(self, manifest: Manifest, entry: Cell) -> None:
@@ -100,18 +103,7 @@ class Work:
         config = OmegaConf.create(dict(entry.config))
         labels = {} if entry.index is None else {"sweep": manifest.name, "cell": str(entry.index)}
         parent = None if entry.index is None else manifest.folder
-        run(config, wait=not self.shared, planned=Planned(entry.run, CHANGED, parent, labels))
-
-
-def failed_here(run: Run) -> bool:
-    """Whether the run failed in this very job, before it was requeued for the sake of another.
-
-    Several processes also fail where one of them was lost, so they try again.
-    """
-    status = run.status()
-    if ranks.world() > 1:
-        return False
-    return status["state"] == "failed" and status["job"] is not None and status["job"] == os.environ.get("SLURM_JOB_ID")
+        run(config, wait=not self.shared, planned=Planned(entry.run, CHANGED, parent, labels), since=self.sent)
 
 
 def preempted() -> bool:
@@ -119,8 +111,10 @@ def preempted() -> bool:
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return False
+    if "SLURM_ARRAY_TASK_ID" in os.environ:  # the id of an array's last task is also the id of all
+        job = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format(**os.environ)
     told = subprocess.run(["squeue", "--noheader", "--job", job, "--format", "%T"], capture_output=True, text=True)
-    return "RUNNING" in told.stdout
+    return told.stdout.split() == ["RUNNING"]
 
 
 @contextmanager

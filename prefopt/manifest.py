@@ -8,8 +8,7 @@ but by its run.
 
 import json
 import os
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -36,9 +35,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Job:
-    """One job sent: its id on the cluster (the process id of a local one), its runs, and when."""
+    """One job sent: its id on the cluster, slurm or local (a process id), its runs, and when, in seconds since 1970."""
 
     id: str
+    cluster: str
     runs: tuple[str, ...]
     time: float
 
@@ -89,13 +89,11 @@ class Manifest:
         lines += [asdict(entry) for entry in (*self.stages, *self.cells)] + [asdict(job) for job in self.jobs]
         replace_text(self.folder / MANIFEST, "".join(json.dumps(line) + "\n" for line in lines))
 
-    def sent(self, ids: Iterable[str], works: Iterable[Sequence[str]]) -> Self:
-        """The manifest with these jobs, of these runs, sent just now; they are appended to the file.
+    def sent(self, jobs: Sequence[Job]) -> Self:
+        """The manifest with these jobs, too; they are appended to the file.
 
         Raises PrefoptError where the disk does not take them.
         """
-        now = time.time()
-        jobs = tuple(Job(id, tuple(runs), now) for id, runs in zip(ids, works, strict=True))
         path = self.folder / MANIFEST
         try:
             with path.open("r+b") as file:
@@ -141,7 +139,7 @@ class Manifest:
             home=Path(head["home"]),
             stages=tuple(entries[: head["stages"]]),
             cells=tuple(entries[head["stages"] :]),
-            jobs=tuple(Job(line["id"], tuple(line["runs"]), line["time"]) for line in lines[1 + planned :]),
+            jobs=tuple(Job(**{**line, "runs": tuple(line["runs"])}) for line in lines[1 + planned :]),
         )
 
 

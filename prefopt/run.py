@@ -53,11 +53,14 @@ class Planned(NamedTuple):
     labels: Mapping[str, str]
 
 
-def run(config: DictConfig, *, wait: bool = False, planned: Planned | None = None) -> store.Run:
+def run(
+    config: DictConfig, *, wait: bool = False, planned: Planned | None = None, since: float | None = None
+) -> store.Run:
     """The run of this configuration: found done, taken up where it stopped, or begun.
 
     Several processes that were started together (`ranks`) all call this; the first one claims and writes for all.
     wait: wait for another process that works on it, instead of an error.
+    since: a run that this one needs, and that failed at that time or later, is not tried again.
     Raises PrefoptError where it is not the run that was planned: its data, or what it needs, have changed since.
     """
     parts = Parts(config)
@@ -75,12 +78,17 @@ def run(config: DictConfig, *, wait: bool = False, planned: Planned | None = Non
         def claim() -> bool:
             stored.folder.mkdir(parents=True, exist_ok=True)
             claims.enter_context(stored.claimed(say if wait else None))
+            if planned is None and since is not None and stored.failed_since(since):
+                raise PrefoptError(
+                    f"{stored.name}, which this run needs, has failed: {stored.status().get('error')}",
+                    f"see {stored.folder / 'error.txt'}; what has failed is tried again when the sweep is sent again",
+                )
             return stored.done
 
         if ranks.agreed(claim):
             say(f"{stored.name} is done already", "dim")
         else:
-            _carried_out(config, parts, stored, planned)
+            _carried_out(config, parts, stored, planned, since)
         ranks.meet()
     return stored
 
@@ -153,7 +161,9 @@ def made(node: Mapping[str, Any], **more: Any) -> Any:
         ) from error
 
 
-def _carried_out(config: DictConfig, parts: Parts, stored: store.Run, planned: Planned | None) -> None:
+def _carried_out(
+    config: DictConfig, parts: Parts, stored: store.Run, planned: Planned | None, since: float | None
+) -> None:
     folder, settings, first = stored.folder, parts.settings, ranks.first()
     if first:
         stored.mark("running", restarts=stored.status().get("restarts", -1) + 1)
@@ -165,7 +175,7 @@ def _carried_out(config: DictConfig, parts: Parts, stored: store.Run, planned: P
     tracker = made(settings["tracking"], home=home) if first else NoTracker(home=home)
     try:
         runs = {role: needed(config, need) for role, need in needs.items() if isinstance(need, Mapping)}
-        places = {role: run(need, wait=True).policy for role, need in runs.items()}
+        places = {role: run(need, wait=True, since=since).policy for role, need in runs.items()}
         start = places.get("policy" if "policy" in parts.method.roles else parts.method.roles[0])
         stop.check_together()
         L.seed_everything(settings["seed"], verbose=False)

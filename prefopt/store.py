@@ -75,6 +75,11 @@ class Run:
     def done(self) -> bool:
         return self.status()["state"] == "done" and self.results.exists()
 
+    def failed_since(self, time: float) -> bool:
+        """Whether the run failed, at that time or later, in seconds since 1970."""
+        status = self.status()
+        return status["state"] == "failed" and status["time"] >= time
+
     def mark(self, state: str, **facts: Any) -> None:
         """Record `state` (waiting, running, interrupted, failed, done), who says so, and `facts`.
 

@@ -61,7 +61,10 @@ def changes(given: Sequence[str]) -> dict[str, Any]:
 
 
 def plan(manifest: Manifest, _: Mapping[str, Any]) -> int:
-    return resume(manifest, {"submit": False})
+    from launchers.send import shown
+
+    shown(manifest)
+    return 0
 
 
 def resume(manifest: Manifest, changed: Mapping[str, Any]) -> int:

@@ -45,7 +45,20 @@ def test_a_status_says_who_and_forgets_what_was(home: Path) -> None:
     run.mark("failed", error="why")
     assert run.status()["error"] == "why" and not run.done
     run.mark("done")
-    assert run.done and "error" not in run.status()
+    assert "error" not in run.status()
+    assert not run.done, "its results are not there"
+    run.results.write_text("{}")
+    assert run.done
+
+
+def test_a_failure_is_old_or_new(home: Path) -> None:
+    run = store.run("dpo", "bandit", "1a2b")
+    assert not run.failed_since(0)
+    run.mark("failed")
+    told = run.status()["time"]
+    assert run.failed_since(told) and not run.failed_since(told + 1)
+    run.mark("running")
+    assert not run.failed_since(0)
 
 
 def test_a_run_that_this_process_holds_is_held(home: Path) -> None:

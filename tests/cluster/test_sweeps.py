@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,21 @@ def test_a_failed_cell_is_failed_for_slurm_and_says_why(lab: Lab, slurm: Any) ->
     for said in (result.said, log.read_text(), (bad.folder / "log.txt").read_text()):
         assert "Invalid learning rate" in said
     assert "Traceback" in log.read_text()
+
+
+def test_a_job_that_is_cancelled_by_hand_stays_cancelled(lab: Lab, slurm: Any) -> None:
+    quietly = ("hydra.launcher.wait=false", "hydra.launcher.preflight=false")
+    sent = ended(command("prefopt.train", "-m", *LONG, "seed=0,1", *ON_SLURM, *quietly, home=lab.home))
+    assert sent.code == 0, sent.said
+    manifest = lab.manifest()
+    slurm.until(lambda: len(running(manifest.runs(), restarts=0)) == 2, 60, "both cells to train")
+    first, last = (job.id for job in manifest.jobs)
+    subprocess.run(["scancel", last], check=True)
+    slurm.until(lambda: slurm.job(last)["JobState"] == "CANCELLED", 30, "the last job to be cancelled")
+    assert slurm.job(first)["JobState"] == "RUNNING"
+    assert "1 jobs told to stop" in lab.sweep("cancel", manifest.name).out
+    slurm.until(lambda: slurm.job(first)["JobState"] == "FAILED", 30, "the first job to leave")
+    assert [run.status()["state"] for run in manifest.runs()] == ["interrupted"] * 2
 
 
 def test_a_shared_stage_is_trained_once_and_cells_wait_for_it_in_the_queue(lab: Lab, slurm: Any) -> None:

@@ -126,7 +126,6 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planner:
 
     def planned_here(
         cells: Sequence[Sequence[str]],
-        folder: Path | None = None,
         hydra_overrides: Sequence[str] = (),
         base: Sequence[str] = SMALL,
     ) -> Manifest:
@@ -134,7 +133,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planner:
             master = compose("config", overrides=["hydra/launcher=local"], return_hydra_config=True)
             options: Any = OmegaConf.to_container(master.hydra.launcher)
             sweep = Sweep(
-                folder=folder or tmp_path / "home" / "sweeps" / "here",
+                folder=tmp_path / "home" / "sweeps" / "here",
                 cells=[[*base, *cell] for cell in cells],
                 command=[],
                 hydra_overrides=list(hydra_overrides),

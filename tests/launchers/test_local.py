@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from launchers.states import states
+from launchers.states import known_states, queue
 from tests.launchers.conftest import SMALL, Lab, assert_in_mlflow, command, ended, mlflow_runs, until
 
 TWO_BY_TWO = ("method=dpo,rdpo", "seed=0,1", "hydra.launcher.jobs=2")
@@ -113,8 +113,8 @@ def test_a_sweep_without_a_terminal_is_cancelled_at_checkpoints_and_goes_on(lab:
     manifest = lab.manifest()
     until(lambda: all((run.folder / "metrics.jsonl").exists() for run in manifest.runs()), "both cells to train")
     assert "2 jobs told to stop" in lab.sweep("cancel", manifest.name).out
-    stopped = until(lambda: {s.state for s in (states(manifest) or {}).values()} <= {"stopped", "done"}, "the end")
-    assert stopped
+    until(lambda: not queue(manifest.jobs), "the end of both")
+    assert "stopped" in {state.state for state in known_states(manifest).values()}
     assert lab.sweep("resume", manifest.name).code == 0
     whole = Lab(tmp_path / "whole")
     assert whole.train(*long).code == 0
@@ -144,3 +144,16 @@ def test_sixteen_cells_at_once_on_a_fresh_store_lose_no_metric(lab: Lab) -> None
     (parent,) = [run for run in runs if run.info.run_name == lab.manifest().name]
     assert len([run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]) == 16
     assert_in_mlflow(lab)
+
+
+def test_a_stage_that_fails_is_not_tried_by_each_cell_in_turn(lab: Lab) -> None:
+    text = ("dataset=reviews", "model=tiny", "trainer=cpu", "dataset.pairs=32", "dataset.demonstrations=32")
+    broken = ("method=dpo,rdpo", "++model.start.decay=nonsense", "hydra.launcher.jobs=2")
+    outcome = ended(command("prefopt.train", "-m", *text, *broken, home=lab.home))
+    assert outcome.code == 1
+    manifest = lab.manifest()
+    stage = manifest.stored(manifest.stages[0].run)
+    assert (stage.status()["state"], stage.status()["restarts"]) == ("failed", 0)
+    for run in manifest.runs():
+        assert run.status()["state"] == "failed"
+        assert f"{stage.name}, which this run needs, has failed" in (run.folder / "error.txt").read_text()

@@ -5,24 +5,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from launchers.cancel import withdraw
+from launchers.jobs import batches, gpus
 from launchers.options import Options
-from launchers.preflight import fitting, minutes
+from launchers.plan import Sweep
+from launchers.preflight import accepted, fitting, minutes
+from launchers.show import show_plan
+from launchers.states import State
 from prefopt import train
-from prefopt.config import check_choices, sweep_name
+from prefopt.config import CONF, check_choices, sweep_name
 from prefopt.datasets.text import TextDataset
 from prefopt.errors import PrefoptError
-from prefopt.manifest import MANIFEST, Manifest
+from prefopt.manifest import MANIFEST, Cell, Job, Manifest
+from tests.launchers.conftest import SMALL
 
 TWO = [["method=dpo"], ["method=rdpo"]]
+
+
+def job(id: str, *runs: str) -> Job:
+    return Job(id, "slurm", runs, 1.5)
 
 
 def test_a_cell_is_the_run_that_the_same_command_makes_alone(plan: Any) -> None:
     from prefopt.config import composed
     from prefopt.run import Parts
-    from tests.launchers.conftest import SMALL
 
     manifest = plan(TWO)
     alone = [Parts(composed([*SMALL, *cell])).fingerprint() for cell in TWO]
@@ -72,7 +82,7 @@ def test_a_swept_configuration_cannot_choose_the_launcher(plan: Any, tmp_path: P
 
 def test_a_folder_holds_one_sweep_which_may_grow(plan: Any) -> None:
     first = plan(TWO)
-    first.sent(["7"], [[first.cells[0].run]])
+    first.sent([job("7", first.cells[0].run)])
     grown = plan([*TWO, ["method=cdpo"]])
     assert len(grown.cells) == 3 and [job.id for job in grown.jobs] == ["7"]
     assert Manifest.read(grown.folder) == grown
@@ -82,7 +92,7 @@ def test_a_folder_holds_one_sweep_which_may_grow(plan: Any) -> None:
 
 
 def test_a_manifest_cut_at_any_byte_is_refused_or_whole_and_mended_by_sending_again(plan: Any) -> None:
-    manifest = plan(TWO).sent(["7", "8"], [["a"], ["b"]])
+    manifest = plan(TWO).sent([job("7", "a"), job("8", "b")])
     path = manifest.folder / MANIFEST
     whole = path.read_bytes()
     planned_size = len(b"".join(whole.splitlines(keepends=True)[:3]))
@@ -102,12 +112,12 @@ def test_a_manifest_cut_at_any_byte_is_refused_or_whole_and_mended_by_sending_ag
 def test_a_job_is_appended_after_whatever_a_full_disk_left(tmp_path: Path, data: st.DataObject) -> None:
     manifest = Manifest(tmp_path, ("x=1,2",), {"cluster": "local"}, tmp_path, (), ())
     manifest.write()
-    manifest = manifest.sent(["1"], [["a", "b"]])
+    manifest = manifest.sent([job("1", "a", "b")])
     path = tmp_path / MANIFEST
     torn = data.draw(st.integers(0, 20).map(lambda n: json.dumps({"id": "2", "runs": ["c"]})[:n]))
     with path.open("a") as file:
         file.write(torn)
-    after = Manifest.read(tmp_path).sent(["3"], [["d"]])
+    after = Manifest.read(tmp_path).sent([job("3", "d")])
     assert [job.id for job in after.jobs] == ["1", "3"]
     assert Manifest.read(tmp_path) == after
 
@@ -159,3 +169,58 @@ def test_an_unknown_launcher_is_told_with_the_nearest_names() -> None:
     with pytest.raises(PrefoptError, match="did you mean slurm"):
         check_choices(["hydra/launcher=slrm"])
     check_choices(["hydra/launcher=basic"])
+
+
+def test_a_setup_that_is_no_list_is_refused() -> None:
+    given = {"cluster": "slurm", "submit": True, "wait": True, "on_error": "continue", "setup": "module load cuda"}
+    with pytest.raises(PrefoptError, match="setup=module load cuda is one text"):
+        Options.of(given)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [("hydra.sweep.dir=''", "hydra.sweep.dir is empty"), ("hydra.sweeper.max_batch_size=2", "would part the sweep")],
+)
+def test_hydras_own_settings_may_not_part_a_sweep(setting: str, says: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        hydra = compose("config", overrides=[setting], return_hydra_config=True).hydra
+    with pytest.raises(PrefoptError, match=says):
+        Sweep.of(hydra, [])
+
+
+def test_brackets_in_paths_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    override = "dataset.path=/[/d]/x[bold]y"
+    cell = Cell(0, "dpo-pairs-1a2b", (override,), {"method": {}, "trainer": {"accelerator": "cpu"}})
+    manifest = Manifest(tmp_path / "a [b] c", (), {"cluster": "local"}, tmp_path, (), (cell,))
+    options = Options.of({"cluster": "local", "submit": False, "wait": True, "on_error": "continue", "jobs": 1})
+    found = {cell.run: State("new", {}, None)}
+    show_plan(manifest, found, batches(manifest, found, [cell.run], options), options)
+    said = capsys.readouterr().err
+    assert override in said.replace("\n", "") and "a [b] c" in said
+
+
+def test_an_array_is_no_longer_than_the_cluster_takes(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = plan([[f"seed={seed}"] for seed in range(5)])
+    options = Options.of({"cluster": "slurm", "submit": True, "wait": True, "on_error": "continue", "timeout_min": 9})
+    found = {cell.run: State("new", {}, None) for cell in manifest.cells}
+    (batch,) = batches(manifest, found, [cell.run for cell in manifest.cells], options)
+    monkeypatch.setattr("launchers.preflight._answer", lambda command: "MaxArraySize            = 4\n")
+    with pytest.raises(PrefoptError, match=r"5 jobs in an array, and this cluster takes 3\n  mend: .*cells_per_job=2"):
+        accepted(manifest, options, batch)
+
+
+def test_nothing_is_withdrawn_where_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    monkeypatch.setattr("launchers.cancel.subprocess.run", lambda command, **_: called.append(command))
+    withdraw(job for job in ())
+    assert called == []
+    withdraw(["12_1", "12_0"])
+    assert called == [["scancel", "--quiet", "--state=PENDING", "12_0", "12_1"]]
+
+
+def test_a_local_sweep_keeps_to_the_gpus_that_may_be_seen(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_gpu = plan([["trainer.accelerator=auto"]], base=[o for o in SMALL if o != "trainer=cpu"])
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert gpus(on_gpu) == [0, 1]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    assert gpus(on_gpu) == [4, 5]

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from prefopt.errors import PrefoptError
-from prefopt.tracking import ui
-from prefopt.tracking.channel import channel
+from prefopt.tracking import mlflow, ui
+from prefopt.tracking.channel import Order, Troubles, channel
 from prefopt.tracking.database import store_uri
 from prefopt.tracking.events import EVENTS, read
 from prefopt.tracking.mlflow import MlflowTracker
+from prefopt.tracking.record import Ending
 from prefopt.tracking.sync import deliver
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -93,6 +94,25 @@ def test_a_server_that_hangs_holds_up_no_step_and_no_end(
     shows = view(server.uri)
     until(lambda: shows.runs(where="attributes.status = 'FINISHED'"))
     shows.check(run_dir, range(2000))
+
+
+@pytest.mark.parametrize(("ending", "waits_s"), [("KILLED", mlflow.HURRIED_S), ("FINISHED", 300), ("FAILED", 300)])
+def test_only_a_run_that_may_be_killed_any_moment_does_not_wait_for_mlflow(
+    run_dir: Path, ending: Ending, waits_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+
+    class Hanging:
+        def begin(self, order: Order) -> None:
+            pass
+
+        def end(self, order: Order, patience_s: float) -> Troubles:
+            waited.append(patience_s)
+            return dict.fromkeys(order.folders, "hangs")
+
+    monkeypatch.setattr(mlflow, "channel", lambda home: Hanging())
+    started(run_dir, "http://127.0.0.1:9").finish(ending)
+    assert waited == [waits_s]
 
 
 def test_a_locked_database_holds_up_no_step(run_dir: Path, fill: Fill, until: Any, view: Any) -> None:

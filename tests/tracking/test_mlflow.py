@@ -104,11 +104,13 @@ def test_a_run_is_in_mlflow_whole(lab: Path, run_dir: Path, fill: Fill, view: An
     assert delivered(run_dir, tracker.uri)
 
 
-def test_a_run_that_resumes_goes_on_in_the_same_mlflow_run(lab: Path, run_dir: Path, fill: Fill, view: Any) -> None:
+def test_a_run_that_resumes_goes_on_in_the_same_mlflow_run(
+    lab: Path, run_dir: Path, fill: Fill, until: Any, view: Any
+) -> None:
     tracker = started(lab, run_dir, rounds=1)
     fill(run_dir / EVENTS, range(300))
     tracker.finish("KILLED")
-    assert view(tracker.uri).run(run_dir).info.status == "KILLED"
+    until(lambda: view(tracker.uri).run(run_dir).info.status == "KILLED")
 
     tracker = started(lab, run_dir, rounds=2, added=1)
     EventFile(run_dir / EVENTS).rewind(119)

@@ -137,6 +137,7 @@ def test_a_cell_knows_its_sweep_by_a_path_that_a_copied_tree_keeps(tmp_path: Pat
     assert recorded(run).parent == "../sweeps/grid"
     parent = recorded(grid)
     assert (parent.experiment, parent.params, parent.status) == ("study", {"method": "dpo,rdpo"}, "RUNNING")
+    (grid / "report.html").touch()
     sweep.attach(grid, [grid / "report.html"])
     sweep.end(grid, "FINISHED")
     sweep.attach(grid, [grid / "report.html", tmp_path / "table.csv"])
@@ -168,7 +169,8 @@ def test_what_is_not_tracked_stays_so(tmp_path: Path) -> None:
 def test_many_processes_attach_to_one_record_and_none_is_lost(tmp_path: Path) -> None:
     sweep.begin(tmp_path / "grid", "grid", {}, {}, "study")
     program = "import sys; from pathlib import Path; from prefopt.tracking.sweep import attach\n"
-    program += "folder = Path(sys.argv[1])\nfor k in range(20): attach(folder, [folder / f'{sys.argv[2]}-{k}'])"
+    program += "folder = Path(sys.argv[1])\nfor k in range(20):\n"
+    program += "    path = folder / f'{sys.argv[2]}-{k}'\n    path.touch()\n    attach(folder, [path])"
     racing = [
         subprocess.Popen([sys.executable, "-c", program, tmp_path / "grid", str(number)], cwd=CHECKOUT)
         for number in range(4)

@@ -183,6 +183,32 @@ def test_what_is_attached_and_adopted_after_the_end_is_sent_with_the_next_delive
     assert (place / "report" / "index.html").read_text() == "<p>better still</p>"
 
 
+def test_what_was_attached_and_is_gone_keeps_nothing_else_back(
+    tmp_path: Path, grid: Path, record_run: Callable[..., Path], view: Any
+) -> None:
+    uri, reports = store_uri(tmp_path), [tmp_path / "first", tmp_path / "second"]
+    for report in reports:
+        report.mkdir()
+        (report / "index.html").touch()
+    sweep.attach(grid, reports[:1])
+    sweep.end(grid, "FINISHED")
+    assert deliver([grid], tmp_path, uri) == {grid: None}
+    shutil.rmtree(reports[0])
+    sweep.attach(grid, reports[1:])
+    assert deliver([grid], tmp_path, uri) == {grid: None}
+    run = view(uri).run(grid)
+    assert {item.path for item in view(uri).client.list_artifacts(run.info.run_id)} == {"first", "second"}
+    assert run.info.status == "FINISHED"
+
+    cell = record_run(tmp_path / "cell", artifacts=("gone.txt", "config.yaml"))
+    (cell / "config.yaml").touch()
+    (trouble,) = deliver([cell], tmp_path, uri).values()
+    assert "gone.txt is gone" in str(trouble) and not delivered(cell, uri)
+    run = view(uri).run(cell)
+    assert [item.path for item in view(uri).client.list_artifacts(run.info.run_id)] == ["config.yaml"]
+    assert run.info.status == "FINISHED"
+
+
 def test_a_copied_tree_is_sent_to_another_store_under_its_parent(
     tmp_path: Path, record_run: Callable[..., Path], view: Any
 ) -> None:

@@ -1,13 +1,12 @@
 """Hydra's side: `hydra/launcher=slurm` and `hydra/launcher=local`. Imported at every start, so light."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 
 class SweepLauncher(Launcher):
@@ -20,16 +19,7 @@ class SweepLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from launchers.plan import Sweep
         from launchers.send import launch
 
-        hydra = self.config.hydra
-        sweep = Sweep(
-            folder=Path(hydra.sweep.dir).absolute(),
-            cells=job_overrides,
-            command=list(hydra.overrides.task),
-            hydra_overrides=list(hydra.overrides.hydra),
-        )
-        options: Any = OmegaConf.to_container(hydra.launcher, resolve=True)
-        launch(sweep, options)
+        launch(self.config.hydra, job_overrides)
         return []
