@@ -16,6 +16,9 @@ from prefopt.tracking.record import Ending
 
 log = logging.getLogger(__name__)
 
+HURRIED_S = 15.0
+"""The longest that a run waits for MLflow that was told to stop: its job may be killed any moment."""
+
 
 class NoTracker:
     """Tracks nothing."""
@@ -37,7 +40,7 @@ class MlflowTracker:
 
     home: where the local store and its artifacts lie. uri: of another store or a server.
     send: false leaves the sending to somebody else. every_s: seconds between two batches.
-    patience_s: the longest that the end of a run waits for MLflow.
+    patience_s: the longest that the end of a run waits for MLflow; a run that was told to stop waits for seconds only.
     """
 
     def __init__(
@@ -74,7 +77,8 @@ class MlflowTracker:
             return
         (run_dir,) = order.folders
         record.end(run_dir, status, [path.absolute() for path in artifacts])
-        trouble = channel(self.home).end(order, self.patience_s)[run_dir] if self.send else None
+        patience_s = min(self.patience_s, HURRIED_S) if status == "KILLED" else self.patience_s
+        trouble = channel(self.home).end(order, patience_s)[run_dir] if self.send else None
         if trouble is not None:
             log.warning(
                 "MLflow at %s does not have all of this run: %s\n"

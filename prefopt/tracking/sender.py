@@ -128,7 +128,8 @@ class Run:
             client.log_batch(run_id, metrics=waiting)
 
     def _close(self, client: "MlflowClient", receipt: Receipt, record: Record, status: str) -> None:
-        for artifact in record.artifacts:
+        gone = [artifact for artifact in record.artifacts if not (self.folder / artifact).exists()]
+        for artifact in (artifact for artifact in record.artifacts if artifact not in gone):
             path = self.folder / artifact
             place = os.path.dirname(artifact) if not artifact.startswith("..") else ""
             if path.is_dir():
@@ -136,6 +137,8 @@ class Run:
             else:
                 client.log_artifact(receipt.run_id, str(path), place or None)
         client.set_terminated(receipt.run_id, status, int((record.ended or time.time()) * 1000))
+        if gone:
+            raise PrefoptError(f"{self.folder / gone[0]} is gone", "put it back; all else of this run was sent")
         replace(receipt, status=status, size=self.place[1], record=record.digest).save(self.folder)
         self.release()
 

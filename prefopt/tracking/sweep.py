@@ -20,10 +20,14 @@ def begin(folder: Path, name: str, params: Mapping[str, Any], tags: Mapping[str,
 
 
 def attach(folder: Path, artifacts: Iterable[Path]) -> None:
-    """Let these files and directories be sent, or sent anew, with the run or sweep in `folder`, where it is tracked."""
+    """Let these files and directories be sent, or sent anew, with the run or sweep in `folder`, where it is tracked.
+
+    Those attached before that are gone by now are not asked for again.
+    """
     with held(folder) as before:
         if before is not None:
-            paths = together(before, folder, artifacts)
+            left = tuple(artifact for artifact in before.artifacts if (folder / artifact).exists())
+            paths = together(replace(before, artifacts=left), folder, artifacts)
             replace(before, artifacts=paths, edition=before.edition + 1).save(folder)
 
 
