@@ -22,6 +22,7 @@ OPTIONS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--window-size=500,900",
     "--enable-logging=stderr",
     "--v=0",
 )
@@ -78,6 +79,19 @@ def test_a_browser_shows_tables_and_figures_and_has_no_complaint(browser: str, p
     figures = [svg for svg in outline.all("svg") if svg.get("role") == "img"]
     assert len(figures) == 5 and len(outline.all("table")) >= 8
     assert "0.711 ± 0.027" in document and "KL 1.10, n 3" in document and "n 3 of 4" in document
+
+
+def test_a_long_name_leaves_room_for_numbers_on_a_small_screen(
+    browser: str, lab: Lab, compare: Callable[..., tuple[Path, str]], tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        lab.run("m" * 60, 0.2, seed, name=str(seed))
+    page = compare("noise.rate=0.2")[0] / "comparison.html"
+    measured = "document.querySelector('.numbers tbody th').offsetWidth / document.body.offsetWidth"
+    probed = tmp_path / "probed.html"
+    probed.write_text(page.read_text() + f"<script>document.body.id = 'wide-' + Math.round(100 * {measured})</script>")
+    share = re.search(r'id="wide-(\d+)"', opened(browser, probed, tmp_path / "profile")[0])
+    assert share is not None and 0 < int(share[1]) < 70
 
 
 def test_a_complaint_would_be_noticed(browser: str, tmp_path: Path) -> None:
