@@ -14,7 +14,7 @@ from launchers.plan import Sweep, planned
 from launchers.preflight import preflight
 from launchers.show import show_end, show_plan, show_sent
 from launchers.states import known_states
-from launchers.tracked import begin, followed
+from launchers.tracked import begin, collect, followed, tracked
 from launchers.watch import watch
 from prefopt import stop
 from prefopt.errors import PrefoptError, reports_errors
@@ -69,6 +69,8 @@ def carried_out(manifest: Manifest, options: Options) -> bool:
         return False
     if all(found[cell.run].state == "done" for cell in manifest.cells):
         say("nothing is missing, so nothing is sent", "green")
+        if not tracked(manifest):
+            collect(manifest)
         show_end(manifest, found)
         return False
     if todo:

@@ -7,12 +7,15 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from prefopt.errors import Interrupted
 from prefopt.manifest import Manifest
 from prefopt.progress import say
 from prefopt.tracking import sweep
 from prefopt.tracking.channel import Troubles
 from prefopt.tracking.database import store_uri
 from prefopt.tracking.following import Following
+from prefopt.tracking.mlflow import HURRIED_S
+from prefopt.tracking.record import RECORD
 from prefopt.tracking.sync import deliver
 
 
@@ -27,6 +30,11 @@ def begin(manifest: Manifest) -> None:
         sweep.adopt(run.folder, manifest.folder)
 
 
+def tracked(manifest: Manifest) -> bool:
+    """Whether the sweep was recorded before, or is not to be."""
+    return settings(manifest) is None or (manifest.folder / RECORD).exists()
+
+
 @contextmanager
 def followed(manifest: Manifest) -> Iterator[None]:
     """Meanwhile the runs are sent as they go, and what is left of them at the end."""
@@ -36,7 +44,13 @@ def followed(manifest: Manifest) -> Iterator[None]:
         return
     following = Following(manifest.home, tracking.uri, tracking.every_s)
     following.add(*folders(manifest, tracking))
-    yield
+    try:
+        yield
+    except Interrupted:
+        if manifest.launcher["cluster"] == "local":
+            sweep.end(manifest.folder, "KILLED")
+            _report(following.finish(folders(manifest, tracking), HURRIED_S), manifest)
+        raise
     end(manifest)
     _report(following.finish(folders(manifest, tracking), tracking.patience_s), manifest)
 
@@ -54,9 +68,9 @@ def collect(manifest: Manifest) -> Troubles:
 
 
 def end(manifest: Manifest) -> None:
-    """Record how the sweep ended, where it did."""
+    """Record how the sweep ended, where it did: with every cell, or because one failed and none shall follow."""
     ended = {run.status()["state"] for run in manifest.runs()}
-    if ended <= {"done", "failed"}:
+    if ended <= {"done", "failed"} or (manifest.stopped() and "failed" in ended):
         sweep.end(manifest.folder, "FAILED" if "failed" in ended else "FINISHED")
 
 

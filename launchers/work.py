@@ -71,12 +71,13 @@ class Work:
     def _carried_out(self, manifest: Manifest, entry: Cell) -> int:
         """The exit code that the run would have had as a command of its own."""
         stored, began, code = manifest.stored(entry.run), time.time(), 0
-        if ranks.world() == 1 and stored.failed_since(self.sent):  # of several, one may just have been lost
-            return 0 if self.shared else UNFORESEEN
+        since = self.sent if ranks.world() == 1 else None  # of several, one may just have been lost
+        if since is not None and not self.shared and stored.failed_since(since):
+            return UNFORESEEN
         stored.folder.mkdir(parents=True, exist_ok=True)
         with logged(stored.folder / ("log.txt" if ranks.first() else f"log.{ranks.place().rank}.txt")):
             try:
-                self._run(manifest, entry)
+                self._run(manifest, entry, since)
                 how = "done"
             except Taken:
                 return 0
@@ -95,7 +96,7 @@ class Work:
             print(f"{place}{entry.run}, {time.time() - began:.1f} s: {how}", flush=True)
         return code
 
-    def _run(self, manifest: Manifest, entry: Cell) -> None:
+    def _run(self, manifest: Manifest, entry: Cell, since: float | None) -> None:
         from omegaconf import OmegaConf
 
         from prefopt.run import Planned, run
@@ -103,7 +104,7 @@ class Work:
         config = OmegaConf.create(dict(entry.config))
         labels = {} if entry.index is None else {"sweep": manifest.name, "cell": str(entry.index)}
         parent = None if entry.index is None else manifest.folder
-        run(config, wait=not self.shared, planned=Planned(entry.run, CHANGED, parent, labels), since=self.sent)
+        run(config, wait=not self.shared, planned=Planned(entry.run, CHANGED, parent, labels), since=since)
 
 
 def preempted() -> bool:

@@ -60,7 +60,7 @@ def run(
 
     Several processes that were started together (`ranks`) all call this; the first one claims and writes for all.
     wait: wait for another process that works on it, instead of an error.
-    since: a run that this one needs, and that failed at that time or later, is not tried again.
+    since: what failed at that time or later, this run or one that it needs, is not tried again.
     Raises PrefoptError where it is not the run that was planned: its data, or what it needs, have changed since.
     """
     parts = Parts(config)
@@ -78,9 +78,10 @@ def run(
         def claim() -> bool:
             stored.folder.mkdir(parents=True, exist_ok=True)
             claims.enter_context(stored.claimed(say if wait else None))
-            if planned is None and since is not None and stored.failed_since(since):
-                raise PrefoptError(
-                    f"{stored.name}, which this run needs, has failed: {stored.status().get('error')}",
+            if since is not None and stored.failed_since(since):
+                kind, needed = (store.Taken, "") if planned else (PrefoptError, ", which this run needs,")
+                raise kind(
+                    f"{stored.name}{needed} has failed: {stored.status().get('error')}",
                     f"see {stored.folder / 'error.txt'}; what has failed is tried again when the sweep is sent again",
                 )
             return stored.done

@@ -29,8 +29,14 @@ FORMAT = 1
 
 
 def home() -> Path:
-    """The one folder that prefopt writes to."""
-    return Path(os.environ.get("PREFOPT_HOME") or CHECKOUT / "runs").absolute()
+    """The one folder that prefopt writes to.
+
+    Raises PrefoptError where its path cannot stand in the address of a database.
+    """
+    path = Path(os.environ.get("PREFOPT_HOME") or CHECKOUT / "runs").absolute()
+    if "?" in str(path):
+        raise PrefoptError(f"PREFOPT_HOME={path} has a question mark", "name a folder without one")
+    return path
 
 
 def digest(value: Any) -> str:
