@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hydra import compose
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from launchers.options import Options
 from prefopt import store
@@ -114,9 +114,9 @@ def runs(config: DictConfig, known: dict[str, str]) -> Iterator[tuple[str, DictC
 def contained(config: DictConfig) -> dict[str, Any]:
     """The configuration as the jobs get it, unresolved. A store that is a file is written by whoever waits or
     collects, never by many nodes at once."""
-    with open_dict(config):
-        if "send" in config.tracking and not str(config.tracking.uri or "").startswith("http"):
-            config.tracking.send = False
+    if "send" in config.tracking:
+        config.tracking.uri = config.tracking.uri  # of where it was planned, not of where the job finds itself
+        config.tracking.send = config.tracking.send and str(config.tracking.uri or "").startswith("http")
     container = OmegaConf.to_container(config, resolve=False)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}

@@ -109,9 +109,9 @@ class Work:
 
 def preempted() -> bool:
     """Whether this job is to be requeued: on SLURM, and not cancelled."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
+    if os.environ["SUBMITIT_EXECUTOR"] != "slurm":
         return False
+    job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_TASK_ID" in os.environ:  # the id of an array's last task is also the id of all
         job = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format(**os.environ)
     told = subprocess.run(["squeue", "--noheader", "--job", job, "--format", "%T"], capture_output=True, text=True)

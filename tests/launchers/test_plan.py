@@ -224,3 +224,13 @@ def test_a_local_sweep_keeps_to_the_gpus_that_may_be_seen(plan: Any, monkeypatch
     assert gpus(on_gpu) == [0, 1]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     assert gpus(on_gpu) == [4, 5]
+
+
+def test_only_a_server_is_written_to_by_the_jobs_themselves(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    (cell,) = plan([["method=dpo"]]).cells
+    assert cell.config["tracking"]["send"] is True
+    assert cell.config["tracking"]["uri"] == "http://127.0.0.1:1"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    cell, _ = plan(TWO).cells
+    assert (cell.config["tracking"]["send"], cell.config["tracking"]["uri"]) == (False, None)
