@@ -42,7 +42,7 @@ def choices() -> list[str]:
     for path in sorted(CONF.rglob("*.yaml")):
         group = path.parent.relative_to(CONF).as_posix()
         if group != "." and not group.startswith("hydra"):
-            options.append(f"{group}={path.stem}")
+            options.append(f"+{group}={path.stem}" if group == "sweep" else f"{group}={path.stem}")
     return options
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from prefopt.config import CONF, check_choices, sweep_name
 from prefopt.datasets.text import TextDataset
 from prefopt.errors import PrefoptError
 from prefopt.manifest import MANIFEST, Cell, Job, Manifest
+from prefopt.store import CHECKOUT
 from tests.launchers.conftest import SMALL
 
 TWO = [["method=dpo"], ["method=rdpo"]]
@@ -120,6 +122,14 @@ def test_a_job_is_appended_after_whatever_a_full_disk_left(tmp_path: Path, data:
     after = Manifest.read(tmp_path).sent([job("3", "d")])
     assert [job.id for job in after.jobs] == ["1", "3"]
     assert Manifest.read(tmp_path) == after
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_corners_of_every_sweep_can_be_planned(plan: Any, path: Path) -> None:
+    swept = yaml.safe_load(path.read_text())["hydra"]["sweeper"]["params"]
+    values = {key: str(value).split(",") for key, value in swept.items()}
+    corners = [[f"+sweep={path.stem}", *(f"{key}={value[k]}" for key, value in values.items())] for k in (0, -1)]
+    assert len(plan(corners, base=()).cells) == 2
 
 
 def test_a_sweep_is_named_after_its_file_and_what_else_it_was_sent_with() -> None:
