@@ -19,7 +19,6 @@ from launchers.watch import watch
 from prefopt import stop
 from prefopt.errors import PrefoptError, reports_errors
 from prefopt.manifest import Manifest
-from prefopt.progress import say
 from prefopt.store import Taken, held
 
 
@@ -68,7 +67,6 @@ def carried_out(manifest: Manifest, options: Options) -> bool:
     if not options.submit:
         return False
     if all(found[cell.run].state == "done" for cell in manifest.cells):
-        say("nothing is missing, so nothing is sent", "green")
         if not tracked(manifest):
             collect(manifest)
         show_end(manifest, found)

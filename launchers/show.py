@@ -42,7 +42,9 @@ def show_plan(manifest: Manifest, found: Mapping[str, State], todo: Sequence[Bat
         console.print(f"jobs    {layout(batch, options)}", highlight=False)
         if options.cluster == "slurm" and not options.submit:
             console.print(f"\n{escape(sbatch_text(manifest, options, batch))}", style="dim", soft_wrap=True)
-    if not options.submit:
+    if not todo:
+        console.print("jobs    none: nothing is missing", highlight=False)
+    elif not options.submit:
         console.print(
             f"nothing was sent; send it: [bold]python -m prefopt.sweep resume {named(manifest)}", soft_wrap=True
         )

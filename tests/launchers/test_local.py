@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from launchers.states import known_states, queue
+from prefopt.manifest import MANIFEST
 from tests.launchers.conftest import SMALL, Lab, assert_in_mlflow, command, ended, mlflow_runs, until
 
 TWO_BY_TWO = ("method=dpo,rdpo", "seed=0,1", "hydra.launcher.jobs=2")
@@ -48,12 +49,16 @@ def test_a_sweep_runs_every_cell_once_and_again_only_what_is_missing(lab: Lab) -
         assert (run.folder / "log.txt").exists(), cell
 
     again = lab.train(*TWO_BY_TWO)
-    assert again.code == 0 and "nothing is missing, so nothing is sent" in again.said
+    assert again.code == 0 and "nothing is missing" in again.said
     assert lab.manifest().jobs == manifest.jobs
 
     before = figures(lab)
     for run in manifest.runs()[:2]:
         run.results.unlink()
+    written = (manifest.folder / MANIFEST).read_bytes()
+    planned = lab.sweep("plan", manifest.name)
+    assert planned.code == 0 and "2 done, 2 new" in planned.said and "processes take 2 runs" in planned.said
+    assert (manifest.folder / MANIFEST).read_bytes() == written
     assert lab.sweep("resume", manifest.name).code == 0
     assert [run.status()["restarts"] for run in manifest.runs()] == [1, 1, 0, 0]
     assert lab.manifest().jobs[-1].runs == tuple(cell.run for cell in manifest.cells[:2])
