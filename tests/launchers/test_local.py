@@ -126,6 +126,19 @@ def test_a_sweep_without_a_terminal_is_cancelled_at_checkpoints_and_goes_on(lab:
     assert same(weights(lab), weights(whole)) and figures(lab) == figures(whole)
 
 
+def test_ctrl_c_stops_a_sweep_at_checkpoints_and_says_how_to_go_on(lab: Lab) -> None:
+    sweep = command("prefopt.train", "-m", *SMALL, "seed=0,1", *LONG, home=lab.home)
+    until(lambda: list(lab.home.glob("*/metrics.jsonl")), "a cell to train")
+    sweep.send_signal(signal.SIGINT)
+    outcome = ended(sweep)
+    manifest = lab.manifest()
+    assert outcome.code == 130, outcome.said
+    assert "stopped by Ctrl-C" in outcome.said and "prefopt.sweep resume" in outcome.said
+    assert not queue(manifest.jobs)
+    assert "stopped" in {state.state for state in known_states(manifest).values()}
+    assert {run.info.status for run in mlflow_runs(lab.home)} <= {"KILLED", "FINISHED"}
+
+
 def test_a_killed_process_is_replaced_and_its_cell_goes_on(lab: Lab, tmp_path: Path) -> None:
     long = ("seed=0,1", *LONG)
     sweep = command("prefopt.train", "-m", *SMALL, *long, home=lab.home)
