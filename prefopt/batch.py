@@ -88,9 +88,12 @@ class Pairs(Groups):
     """Two responses in a random order, and which of them is recorded as preferred.
 
     label: [B] 0 or 1, the recorded (possibly flipped) preference. The truth is not here.
+    annotator, group: [B] codes, -1 where it is not known; None where the data do not have them.
     """
 
     label: Tensor
+    annotator: Tensor | None = None
+    group: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,16 +11,28 @@ from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
 
 REFERENCES = ("cached", "copy", "adapter")
+DATASETS = {"text": "dataset=reviews, or dataset=pairs", "exact": "dataset=bandit"}
+MODELS = {"text": "model=tiny, or model=hf", "exact": "model=log_linear, or model=tabular"}
 
 
 def check(config: DictConfig, method: Method, model: Any, dataset: Any) -> None:
     """Raise PrefoptError where method, model, dataset, noise and needs do not go together."""
     choices = config.choices
     if model.world != dataset.world:
-        fitting = {"text": "dataset=reviews, or dataset=pairs", "exact": "dataset=bandit"}[model.world]
-        models = {"text": "model=tiny, or model=hf", "exact": "model=log_linear, or model=tabular"}[dataset.world]
         raise PrefoptError(
-            f"model={choices.model} does not run on dataset={choices.dataset}", f"use {models}; or {fitting}"
+            f"model={choices.model} does not run on dataset={choices.dataset}",
+            f"use {MODELS[dataset.world]}; or {DATASETS[model.world]}",
+        )
+    if model.world not in method.worlds:
+        raise PrefoptError(
+            f"method={choices.method} does not run in the {model.world} world of dataset={choices.dataset}",
+            "use " + "; or ".join(f"{DATASETS[world]}, with {MODELS[world]}" for world in sorted(method.worlds)),
+        )
+    if method.coupled and config.micro_batch_size is not None:
+        raise PrefoptError(
+            f"micro_batch_size={config.micro_batch_size}, but method={choices.method} compares the examples of a whole "
+            f"batch ({config.batch_size})",
+            "leave micro_batch_size=null, and lower batch_size where memory is short",
         )
     eaten = Prompts if method.per_round is not None else method.eats
     if eaten not in dataset.gives:

@@ -103,6 +103,8 @@ class Parts:
         self.device = device_of(settings["trainer"]["accelerator"])
         self.noise = made(settings["noise"])
         self.method: Method = made(settings["method"])
+        needs = settings["method"]["needs"]
+        settings["method"]["needs"] = {role: need for role, need in needs.items() if role in self.method.roles}
         self.model = made(settings["model"])
         self.dataset = made(settings["dataset"])
 
@@ -170,7 +172,7 @@ def _carried_out(
         stored.mark("running", restarts=stored.status().get("restarts", -1) + 1)
         replace_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     ranks.meet()
-    needs = {role: need for role, need in settings["method"]["needs"].items() if role in parts.method.roles}
+    needs = settings["method"]["needs"]
 
     home = store.home()
     tracker = made(settings["tracking"], home=home) if first else NoTracker(home=home)
@@ -273,6 +275,7 @@ def trained(
         micro_batch_size=settings["micro_batch_size"],
         clip=settings["clip"],
         seed=settings["seed"],
+        data=table,
     )
     suite = made(settings["evaluation"])
     rate = parts.noise.rate if parts.noise.kind in ("none", "flip") else None
@@ -346,19 +349,19 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
     acts = "policy" in method.roles
     main = roles[method.trains[0]] if method.trains else roles.get("policy")
     objective = getattr(method, "objective", None)
-    beta = getattr(method, "beta", None) or getattr(objective, "beta", None)
+    beta = getattr(method, "beta", None) or getattr(objective, "price", None)
     offline = method.eats is Pairs and method.per_round is None
     implied = objective.reward if objective is not None and objective.uses_reference else None
     theta = getattr(getattr(main, "f", None), "theta", None)
     return Subject(
         act=method.act if acts else None,
         score=method.score if type(method).score is not Method.score else None,
+        lesson=method if offline else None,
         implied=implied,
         policy=roles["policy"] if acts and type(method).act is Method.act else None,
         start=roles.get("start"),
         kl_bound=getattr(method, "kl_bound", None),
         beta=beta,
-        recorded=offline,
         theta=theta if offline and (beta or not acts) else None,
         theta_scale=beta or 1.0,
         device=device,

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,8 @@ class Table:
 
     kind: the batch that it gives. ids: [N] names that outlive any order. prompt: N rows; response: N * n rows.
     columns: [N, ...] by the batch's field name (label, reward). aligned: one float a response token, by field name
-    (reference, behaviour). known: [N, ...] recorded facts that no batch carries (annotator, group).
+    (reference, behaviour). known: [N, ...] recorded facts, of which a batch carries those that it has fields for
+    (annotator, group).
     """
 
     kind: type[Groups]
@@ -95,9 +96,13 @@ class Table:
             length=torch.from_numpy(lengths),
             mean_length=torch.tensor(tokens.mean() if tokens.size else 0.0, dtype=torch.float32),
             weight=world * len(own) / len(rows),
-            **{k: torch.from_numpy(np.asarray(v[own])) for k, v in self.columns.items()},
+            **{k: torch.from_numpy(np.asarray(v[own])) for k, v in [*self.columns.items(), *self._carried()]},
             **aligned,
         )
+
+    def _carried(self) -> list[tuple[str, np.ndarray]]:
+        names = {field.name for field in fields(self.kind)}
+        return [(name, values) for name, values in self.known.items() if name in names]
 
     def checksum(self) -> str:
         """Hash of the tokens alone: no label, no noise, no name changes it."""

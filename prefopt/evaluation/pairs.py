@@ -108,11 +108,17 @@ def loss_needed(c: np.ndarray, beta: float) -> np.ndarray:
 
 def detection(margins: np.ndarray, flipped: np.ndarray) -> Figures:
     """How well the [N] margins of the recorded labels tell flipped pairs (low) from clean ones: AUROC by ranks."""
-    wrong, right = flipped.sum(), (~flipped).sum()
-    if not wrong or not right:
-        return {}
-    ranks = rankdata(-margins)
-    return {"noise/detect_auroc": float((ranks[flipped].sum() - wrong * (wrong + 1) / 2) / (wrong * right))}
+    found = auroc(-margins, flipped)
+    return {} if np.isnan(found) else {"noise/detect_auroc": found}
+
+
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """The share of (positive, other) couples of [N] `scores` in which the positive one is higher, ties counting half;
+    nan where there are none."""
+    few, many = positive.sum(), (~positive).sum()
+    if not few or not many:
+        return float("nan")
+    return float((rankdata(scores)[positive].sum() - few * (few + 1) / 2) / (few * many))
 
 
 def standard_error(values: np.ndarray) -> float:

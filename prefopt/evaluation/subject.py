@@ -2,15 +2,37 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from prefopt.batch import Groups
+from prefopt.table import Table
 
 Act = Callable[[Groups, int, torch.Generator | None], Groups]
 Score = Callable[[Groups], Tensor]
+
+
+class Lesson(Protocol):
+    """How a method that learns from given pairs sees pairs; a method is one."""
+
+    training: bool
+    """Whether what it sees is remembered."""
+
+    def train(self, mode: bool = True) -> Any: ...
+
+    def collect(self, data: Table, round: int) -> Table | None:
+        """Its table of a table of pairs."""
+        ...
+
+    def loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """[B] losses, and metrics by name."""
+        ...
+
+    def weigh(self, batch: Any) -> Tensor | None:
+        """How much it relies on each label, [B] the probability that it is right, or on each token [B, n, T]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -24,7 +46,7 @@ class Subject:
     start: the frozen policy that it started from.
     kl_bound: nats that its answers are at most away from `start`, where theory says so.
     beta: reward a nat, where the method has one.
-    recorded: whether it learned from the recorded labels of the training pairs.
+    lesson: how it sees pairs, where it learned from the recorded labels of the training pairs.
     theta: [d] parameters of a log-linear model, whose implied reward is `theta_scale` <theta, phi>.
     device: where batches go.
     """
@@ -36,7 +58,7 @@ class Subject:
     implied: Callable[[Tensor, Tensor | None, Tensor], Tensor] | None = None
     kl_bound: float | None = None
     beta: float | None = None
-    recorded: bool = False
+    lesson: Lesson | None = None
     theta: Tensor | None = None
     theta_scale: float = 1.0
     device: Any = "cpu"

@@ -12,6 +12,7 @@ from prefopt.datasets.data import Data, Split
 from prefopt.errors import PrefoptError
 from prefopt.evaluation.exact import enumerated, parameter_error
 from prefopt.evaluation.gold import Answers, answered, compared, distinct_prompts, samples
+from prefopt.evaluation.own import View
 from prefopt.evaluation.pairs import Figures, detection, held_out, sides
 from prefopt.evaluation.subject import Act, Subject
 
@@ -79,7 +80,7 @@ class Examination:
     def after(self) -> Figures:
         """Everything: all held-out pairs, the noise among training pairs, and fresh answers or exact figures."""
         everything = np.arange(len(self.data.test.pairs))
-        return self._pairs(self.data.test, everything) | self._noise() | self._world()
+        return self._own() | self._pairs(self.data.test, everything) | self._noise() | self._world()
 
     def _pairs(self, split: Split, rows: np.ndarray) -> Figures:
         if self.subject.score is None and self.subject.policy is None:
@@ -110,12 +111,20 @@ class Examination:
         suite, device = self.suite, self.subject.device
         return answered(act, self.data, self.rows, batch_size=suite.batch_size, seed=suite.seed, device=device)
 
+    def _own(self) -> Figures:
+        lesson, data = self.subject.lesson, self.data
+        if lesson is None:
+            return {}
+        view = View(lesson, self.suite.batch_size, self.subject.device)
+        return view.reported(data.test.pairs) | view.bearing(data.test.pairs, data.world)
+
     def _noise(self) -> Figures:
-        if self.subject.score is None or not self.subject.recorded:
+        if self.subject.score is None or self.subject.lesson is None:
             return {}
         train = self.data.train
         rows = np.arange(min(len(train.pairs), NOISE_ROWS))
         reward = sides(self.subject, train, self.suite.batch_size, rows)["reward"]
         self.flipped = train.truth.flipped[rows]
         self.margins = (reward[:, 0] - reward[:, 1]) * np.where(self.flipped, -1, 1)
-        return detection(self.margins, self.flipped)
+        view = View(self.subject.lesson, self.suite.batch_size, self.subject.device)
+        return detection(self.margins, self.flipped) | view.trust(train.pairs, self.flipped)

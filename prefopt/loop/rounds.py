@@ -36,8 +36,14 @@ class Rounds(L.LightningDataModule):
                 table = self.method.collect(self.data, round)
             assert table is not None
             self.round, self.table = round, table if table is self.data else ranks.agreed(lambda: table)
-        passes = self.method.passes
-        self.loader = Loader(self.table, batch_size=self.batch_size, seed=self.seed, round=round, passes=passes)
+        self.loader = Loader(
+            self.table,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            round=round,
+            passes=self.method.passes,
+            mixed=self.method.coupled,
+        )
         if (smallest := min(map(len, self.loader.plan))) < ranks.world():
             raise PrefoptError(
                 f"{ranks.world()} processes cannot share a batch of {smallest} (batch_size={self.batch_size}, "

@@ -1,4 +1,4 @@
-"""The contract of a method: five hooks on a Lightning module, and a round is an epoch."""
+"""The contract of a method: six hooks on a Lightning module, and a round is an epoch."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -13,9 +13,9 @@ from torch import Tensor
 from prefopt import ranks
 from prefopt.batch import Groups
 from prefopt.errors import PrefoptError
+from prefopt.methods.memory import Memory
+from prefopt.methods.metrics import Metrics
 from prefopt.table import Table
-
-Metrics = dict[str, Tensor]
 
 
 class Method(L.LightningModule):
@@ -26,8 +26,9 @@ class Method(L.LightningModule):
     trains: those of them whose weights it changes.
     passes: how often a round goes over what `collect` returned.
     per_round: examples that `collect` makes a round, None where it returns the data that it was given.
-    coupled: whether the loss of an example depends on others of its batch, or changes what the method remembers: then
-        no two processes may share a batch.
+    worlds: the kinds of world that it runs in: text, exact.
+    coupled: whether the loss of an example depends on others of its batch: then neither processes nor micro-batches may
+        share one.
     """
 
     eats: ClassVar[type[Groups]]
@@ -35,7 +36,8 @@ class Method(L.LightningModule):
     trains: ClassVar[tuple[str, ...]] = ("policy",)
     passes: int = 1
     per_round: int | None = None
-    coupled: ClassVar[bool] = False
+    worlds: ClassVar[frozenset[str]] = frozenset({"text", "exact"})
+    coupled: bool = False
     policy: Any
     reference: Any
     reward: Any
@@ -66,6 +68,11 @@ class Method(L.LightningModule):
         """The reward that it implies: [B, n]."""
         raise NotImplementedError(f"{type(self).__name__} implies no reward")
 
+    def weigh(self, batch: Any) -> Tensor | None:
+        """How much it relies on each label, [B] the probability that it is right, or on each token of the responses,
+        [B, n, T]; None where it trusts all alike."""
+        return None
+
     def reference_logps(self, groups: Groups) -> Tensor:
         """[B, n, T] log-probs under the frozen reference: the cached ones, or computed.
 
@@ -94,8 +101,10 @@ class Method(L.LightningModule):
         micro_batch_size: int | None,
         clip: float | None,
         seed: int,
+        data: Table | None = None,
     ) -> None:
-        """Take the roles and what training needs; `schedule` gives the factor on the learning rate at a step."""
+        """Take the roles and what training needs; `schedule` gives the factor on the learning rate at a step, `data` is
+        what `collect` will be given."""
         missing = [role for role in self.roles if role not in cast]
         if missing:
             raise PrefoptError(
@@ -108,6 +117,10 @@ class Method(L.LightningModule):
                 cast[role].requires_grad_(False)
         self._optimizer, self._schedule = optimizer, schedule
         self._micro_batch_size, self._clip, self.seed = micro_batch_size, clip, seed
+        self._memories = [part for part in self.modules() if isinstance(part, Memory)]
+        if data is not None:
+            for memory in self._memories:
+                memory.begin(data)
 
     def training_step(self, batch: Groups, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()
@@ -115,6 +128,8 @@ class Method(L.LightningModule):
 
         def closure() -> Tensor:
             optimizer.zero_grad()
+            for memory in self._memories:
+                memory.clear()
             total = torch.zeros((), device=self.device)
             parts = list(batch.split(self._micro_batch_size))
             if self._sharded:  # gathering weights and scattering gradients takes all processes, each time
@@ -136,6 +151,8 @@ class Method(L.LightningModule):
             return total
 
         optimizer.step(closure)
+        for memory in self._memories:
+            memory.learn()
         self.meter.step(seen[0])
         scheduler: Any = self.lr_schedulers()
         scheduler.step()

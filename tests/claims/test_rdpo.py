@@ -45,13 +45,13 @@ def test_the_error_grows_as_one_over_one_minus_two_eps(home: Path) -> None:
 
 @pytest.mark.parametrize("wrong", ["sign", "uncorrected"])
 def test_a_wrong_correction_makes_the_claim_fail(home: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
-    def sign(self: Unbiased, right: Tensor, flipped: Tensor) -> Tensor:
+    def sign(self: Unbiased, right: Tensor, flipped: Tensor, batch: object) -> Tensor:
         return right + self.epsilon / (1 - 2 * self.epsilon) * (flipped - right)
 
-    def uncorrected(self: Unbiased, right: Tensor, flipped: Tensor) -> Tensor:
+    def uncorrected(self: Unbiased, right: Tensor, flipped: Tensor, batch: object) -> Tensor:
         return right
 
-    monkeypatch.setattr(Unbiased, "__call__", {"sign": sign, "uncorrected": uncorrected}[wrong])
+    monkeypatch.setattr(Unbiased, "forward", {"sign": sign, "uncorrected": uncorrected}[wrong])
     assert not any(verdicts(rate_in_eps(seeds=2)).values())
 
 

@@ -51,7 +51,7 @@ class Row:
         """The exact world, which is quick, where it gives what the method eats, and text elsewhere."""
         method = self.method
         eaten = Prompts if method.per_round is not None else method.eats
-        return EXACT + EXACT_SIZES if eaten in Bandit.gives else TEXT + TEXT_SIZES
+        return EXACT + EXACT_SIZES if "exact" in method.worlds and eaten in Bandit.gives else TEXT + TEXT_SIZES
 
     def config(self, *overrides: str) -> DictConfig:
         return composed([f"method={self.name}", *self.world, *COMMON, "evaluation.prompts=4", *overrides])

@@ -23,9 +23,10 @@ from prefopt.batch import Demonstrations, Groups, Pairs, Prompts, Rated
 from prefopt.config import CONF, composed, plain
 from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
+from prefopt.methods.pairwise.base import Pairwise
 from prefopt.run import STRUCTURE, food
 
-HOOKS = {"collect", "loss", "finish", "act", "score"}
+HOOKS = {"collect", "loss", "finish", "act", "score", "weigh"}
 HELPERS = {"metrics"}
 RESPONSES: dict[type, int] = {Prompts: 0, Demonstrations: 1, Pairs: 2, Rated: 4}
 GIVEN_BY_THE_RUN = {"tracking": {"home"}}
@@ -84,7 +85,9 @@ def test_a_method_composes_and_is_made(row: Any) -> None:
 
 def test_needs_name_the_declared_roles(row: Any) -> None:
     method = row.method
-    assert set(row.default.method.needs) == set(method.roles)
+    unused = set(row.default.method.needs) - set(method.roles)
+    assert set(method.roles) <= set(row.default.method.needs)
+    assert unused <= ({"reference"} if isinstance(method, Pairwise) else set()), "an objective may do without it"
     assert set(method.roles) <= set(ROLES)
     assert set(method.trains) <= set(method.roles)
 
@@ -108,7 +111,7 @@ def public_functions(cls: type) -> set[str]:
     return {name for name, value in vars(cls).items() if not name.startswith("_") and inspect.isfunction(value)}
 
 
-def test_there_are_five_hooks_and_no_method_adds_one() -> None:
+def test_there_are_six_hooks_and_no_method_adds_one() -> None:
     assert len(methods()) >= 7
     added = {cls.__name__: public_functions(cls) - HOOKS - HELPERS for cls in methods()}
     assert {name: more for name, more in added.items() if more} == {}
@@ -150,6 +153,8 @@ def batch_of(kind: type[Groups], dtype: torch.dtype, *, extreme: bool = False) -
         "label": torch.arange(B) % 2,
         "reward": torch.randn(B, n, generator=draw, dtype=dtype) * (1e4 if extreme else 1),
         "behaviour": -20 * torch.rand(B, n, T, generator=draw, dtype=dtype) * mask,
+        "annotator": torch.arange(B) % 3,
+        "group": torch.arange(B) % 2,
     }
     return kind(
         index=torch.arange(B),
@@ -208,17 +213,20 @@ def test_losses_are_per_example_and_metrics_are_detached(row: Any, dtype: torch.
     assert [name for name, value in metrics.items() if value.requires_grad] == []
 
 
-def test_every_example_moves_its_own_loss_only(row: Any) -> None:
+def test_every_example_moves_its_own_loss_and_those_of_others_only_where_that_is_declared(row: Any) -> None:
     method, batch = given(row.method, torch.float64)
+    others = False
     for role in method.trains:
         losses, _ = method.loss(batch)
         values = getattr(method, role).values
         for example in range(B):
             (gradient,) = torch.autograd.grad(losses[example], values, retain_graph=True)
             moved = gradient.abs().sum((1, 2)) > 0
-            assert not moved[torch.arange(B) != example].any()
+            others |= bool(moved[torch.arange(B) != example].any())
+    assert others <= method.coupled
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_losses_and_gradients_are_finite_at_extremes(row: Any, dtype: torch.dtype) -> None:
     method, batch = given(row.method, dtype, extreme=True)
     for role in method.trains:
@@ -240,12 +248,19 @@ def test_a_permuted_batch_has_permuted_losses(row: Any, dtype: torch.dtype) -> N
             torch.testing.assert_close(its_metrics[name], value[order] if value.ndim else value, msg=name)
 
 
-def test_losses_of_micro_batches_are_those_of_the_batch(row: Any) -> None:
+def test_losses_of_micro_batches_are_those_of_the_batch_unless_it_is_coupled(row: Any) -> None:
     method, batch = given(row.method, torch.float64)
     if method.trains:
         parts = [method.loss(micro)[0] for micro in batch.split(3)]
         assert [len(part) for part in parts] == [3, 3, 3, 3, 3, 1]
-        torch.testing.assert_close(torch.cat(parts), method.loss(batch)[0], rtol=1e-13, atol=1e-13)
+        same = torch.allclose(torch.cat(parts), method.loss(batch)[0], rtol=1e-13, atol=1e-13)
+        assert same != method.coupled
+
+
+def test_a_coupled_method_refuses_micro_batches(row: Any) -> None:
+    if row.method.coupled:
+        with pytest.raises(PrefoptError, match="micro_batch_size"):
+            prefopt.run.run(row.config("micro_batch_size=3"))
 
 
 def test_padding_changes_no_loss(row: Any) -> None:

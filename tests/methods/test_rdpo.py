@@ -42,7 +42,7 @@ def at(z: Tensor) -> Pair:
 
 def losses(z: Tensor, robust: Robustifier, objective: Objective | None = None) -> Tensor:
     objective, pairs = objective or DPO(beta=1.0), at(z)
-    return robust(objective.preference(pairs), objective.preference(pairs.swapped()))
+    return robust(objective.preference(pairs), objective.preference(pairs.swapped()), None)
 
 
 def number(value: float, requires_grad: bool = False) -> Tensor:

@@ -6,7 +6,8 @@ L = - sum over all response tokens of the batch of log pi(token) / number of tho
 from torch import Tensor
 
 from prefopt.batch import Demonstrations
-from prefopt.methods.base import Method, Metrics
+from prefopt.methods.base import Method
+from prefopt.methods.metrics import Metrics
 
 
 class SFT(Method):

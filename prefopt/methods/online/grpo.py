@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from prefopt.batch import Groups, Rated
-from prefopt.methods.base import Method, Metrics
+from prefopt.methods.base import Method
+from prefopt.methods.metrics import Metrics
 from prefopt.methods.online.advantages import standardised
 from prefopt.methods.rollout import rated
 from prefopt.table import Table

@@ -1,6 +1,7 @@
 """What an objective knows of a batch of pairs."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -12,12 +13,14 @@ class Side:
     """One response of each pair, the winner or the loser as recorded.
 
     logps: [B, T] token log-probs of the policy in nats, zero outside `mask`. reference: the same of the frozen
-    reference, None for objectives without one. length: [B] tokens.
+    reference, None for objectives without one. length: [B] tokens. collisions: [B, T] log sum_v pi(v | ...)^2, the
+    log-probability that two draws of the next token agree, without a gradient; None for objectives that do not ask.
     """
 
     logps: Tensor
     reference: Tensor | None
     length: Tensor
+    collisions: Tensor | None = None
 
     @property
     def S(self) -> Tensor:
@@ -45,10 +48,16 @@ class Pair:
     mean_length: Tensor
 
     @classmethod
-    def of(cls, batch: Pairs, logps: Tensor, reference: Tensor | None) -> "Pair":
-        (w, l), (n_w, n_l) = chosen_rejected(logps, batch.label), chosen_rejected(batch.length, batch.label)  # noqa: E741
-        ref_w, ref_l = (None, None) if reference is None else chosen_rejected(reference, batch.label)
-        return cls(Side(w, ref_w, n_w), Side(l, ref_l, n_l), batch.mean_length)
+    def of(
+        cls, batch: Pairs, logps: Tensor, reference: Tensor | None = None, collisions: Tensor | None = None
+    ) -> "Pair":
+        """From [B, 2, T] numbers of the responses in their stored order."""
+
+        def sides(values: Tensor | None) -> tuple[Any, Any]:
+            return (None, None) if values is None else chosen_rejected(values, batch.label)
+
+        w, l = (Side(*side) for side in zip(*map(sides, (logps, reference, batch.length, collisions)), strict=True))  # noqa: E741
+        return cls(w, l, batch.mean_length)
 
     def swapped(self) -> "Pair":
         """The same pair had its label been the other one: policy and reference change sides together."""

@@ -9,7 +9,8 @@ from torch.nn.functional import logsigmoid
 
 from prefopt.batch import Groups, Pairs, chosen_rejected
 from prefopt.errors import PrefoptError
-from prefopt.methods.base import Method, Metrics
+from prefopt.methods.base import Method
+from prefopt.methods.metrics import Metrics
 
 
 class BradleyTerry(Method):

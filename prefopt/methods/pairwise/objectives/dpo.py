@@ -16,7 +16,8 @@ class DPO(Objective):
     """Args: beta: in units of the reward per nat."""
 
     def __init__(self, *, beta: float = 0.1) -> None:
-        self.beta = beta
+        super().__init__()
+        self.beta = self.price = beta
 
     def preference(self, pair: Pair) -> Tensor:
         z = self.beta * (pair.w.ratio - pair.l.ratio)

@@ -16,6 +16,7 @@ class IPO(Objective):
     """Args: tau: regularisation strength. average: token means instead of sums."""
 
     def __init__(self, *, tau: float = 0.1, average: bool = True) -> None:
+        super().__init__()
         self.tau, self.average = tau, average
 
     def preference(self, pair: Pair) -> Tensor:

@@ -19,6 +19,7 @@ class SLiC(Objective):
     uses_reference = False
 
     def __init__(self, *, delta: float = 1.0, lam: float = 0.1) -> None:
+        super().__init__()
         self.delta, self.lam = delta, lam
 
     def preference(self, pair: Pair) -> Tensor:

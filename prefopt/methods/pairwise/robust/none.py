@@ -2,11 +2,12 @@
 
 from torch import Tensor
 
+from prefopt.batch import Pairs
 from prefopt.methods.pairwise.base import Robustifier
 
 
 class Plain(Robustifier):
     """L(+)."""
 
-    def __call__(self, right: Tensor, flipped: Tensor) -> Tensor:
+    def forward(self, right: Tensor, flipped: Tensor, batch: Pairs) -> Tensor:
         return right

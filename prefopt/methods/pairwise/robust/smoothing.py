@@ -5,6 +5,7 @@
 
 from torch import Tensor
 
+from prefopt.batch import Pairs
 from prefopt.methods.pairwise.base import Robustifier
 from prefopt.methods.pairwise.robust.rate import flip_rate
 
@@ -13,7 +14,8 @@ class Smoothing(Robustifier):
     """Args: epsilon: assumed flip rate in [0, 0.5)."""
 
     def __init__(self, *, epsilon: float = 0.1) -> None:
+        super().__init__()
         self.epsilon = flip_rate(epsilon)
 
-    def __call__(self, right: Tensor, flipped: Tensor) -> Tensor:
+    def forward(self, right: Tensor, flipped: Tensor, batch: Pairs) -> Tensor:
         return (1 - self.epsilon) * right + self.epsilon * flipped

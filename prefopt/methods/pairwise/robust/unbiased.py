@@ -8,6 +8,7 @@ For DPO, L(-) = L(+) + z, so L^ = L(+) - eps/(1 - 2 eps) z: unbounded below and 
 
 from torch import Tensor
 
+from prefopt.batch import Pairs
 from prefopt.methods.pairwise.base import Robustifier
 from prefopt.methods.pairwise.robust.rate import flip_rate
 
@@ -16,7 +17,8 @@ class Unbiased(Robustifier):
     """Args: epsilon: assumed flip rate in [0, 0.5); at 0.5 a label says nothing and the correction is infinite."""
 
     def __init__(self, *, epsilon: float = 0.1) -> None:
+        super().__init__()
         self.epsilon = flip_rate(epsilon)
 
-    def __call__(self, right: Tensor, flipped: Tensor) -> Tensor:
+    def forward(self, right: Tensor, flipped: Tensor, batch: Pairs) -> Tensor:
         return right - self.epsilon / (1 - 2 * self.epsilon) * (flipped - right)

@@ -1,0 +1,81 @@
+"""What a method reports of itself on pairs, and what it relies on, against the truth that it cannot see."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prefopt.batch import Groups
+from prefopt.engine.loader import sequential
+from prefopt.evaluation.pairs import Figures, auroc, detection
+from prefopt.evaluation.subject import Lesson
+from prefopt.table import Table
+
+
+@dataclass(frozen=True)
+class View:
+    """One method's view of pairs, `batch_size` at a time."""
+
+    lesson: Lesson
+    batch_size: int
+    device: Any
+
+    def reported(self, pairs: Table) -> Figures:
+        """The loss of held-out pairs and all that it reports, as `eval/...` means."""
+        found: dict[str, list[Tensor]] = {}
+        with self._evaluation():
+            for batch in self._batches(pairs):
+                losses, metrics = self.lesson.loss(batch)
+                for name, value in {"loss": losses, **metrics}.items():
+                    found.setdefault(f"eval/{name}", []).append(value.double().cpu().expand(len(batch)))
+        return {name: float(torch.cat(values).mean()) for name, values in found.items()}
+
+    def trust(self, pairs: Table, flipped: np.ndarray) -> Figures:
+        """noise/detect_auroc of the probability that a recorded label is right, and its mean for clean and for flipped
+        labels, where the method has an opinion. flipped: [n], of the first n pairs."""
+        found = []
+        with self._evaluation():
+            for batch in self._batches(pairs, np.arange(len(flipped))):
+                weights = self.lesson.weigh(batch)
+                if weights is None or weights.ndim > 1:
+                    return {}
+                found.append(weights.cpu())
+        weight = torch.cat(found).numpy()
+        means = {"noise/weight_clean": weight[~flipped], "noise/weight_flipped": weight[flipped]}
+        return detection(weight, flipped) | {name: float(w.mean()) for name, w in means.items() if len(w)}
+
+    def bearing(self, pairs: Table, world: Any) -> Figures:
+        """How well the weights of tokens tell those that bear reward (AUROC), where the world knows them, and the share
+        of weights that are zero."""
+        found, truth = [], []
+        with self._evaluation():
+            for batch in self._batches(pairs):
+                weights = self.lesson.weigh(batch)
+                if weights is None or weights.ndim == 1:
+                    return {}
+                found.append(weights[batch.mask].cpu())
+                if hasattr(world, "bearing"):
+                    truth.append(world.bearing(batch)[batch.mask].cpu())
+        weight = torch.cat(found).numpy()
+        figures = {"tokens/zeros": float((weight == 0).mean())}
+        return figures | ({"tokens/auroc": auroc(weight, torch.cat(truth).numpy())} if truth else {})
+
+    @contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        was_training = self.lesson.training
+        self.lesson.train(False)
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.lesson.train(was_training)
+
+    def _batches(self, pairs: Table, rows: np.ndarray | None = None) -> Iterator[Groups]:
+        table = self.lesson.collect(pairs, 0)
+        assert table is not None
+        for batch in sequential(table, self.batch_size, rows):
+            yield batch.to(self.device)

@@ -1,0 +1,6 @@
+"""What a loss reports."""
+
+from torch import Tensor
+
+Metrics = dict[str, Tensor]
+"""Detached, [B] or scalar, by name."""
