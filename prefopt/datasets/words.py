@@ -38,7 +38,7 @@ class Words(TextDataset):
     """conf/dataset/words.yaml: prompts x of four words, two different responses to each, labelled by Bradley-Terry:
 
         y_t ~ P(. | y_t-1),  y_0 = x_4                                      a bigram language, see `Language`
-        r(x, y) = sum_t v(y_t),  v(w) ~ N(0, scale^2)                       or the mean, where `average` is true
+        r(x, y) = sum_t v(y_t),  v(w) ~ 0.1 + scale N(0, 1)                 or the mean, where `average` is true
         P(y > y' | x) = sigmoid((r - r') / temperature + length_bias (|y| - |y'|)),  |y| = words
 
     A response has `length` words; with a `hazard` it ends after each of them with that probability, and at the latest
@@ -49,7 +49,7 @@ class Words(TextDataset):
 
     Args:
         pairs, test_pairs, demonstrations: how many.
-        temperature: of the labels, in units of the gold reward. scale: of a word's value. length: words, at most.
+        temperature: of the labels, in units of the gold reward. scale: standard deviation of a word's value. length: words, at most.
         length_bias: of the annotators, in nats a word: they prefer longer responses, the reward does not.
 
     Raises PrefoptError where the tokenizer does not make one token of each word.

@@ -41,8 +41,9 @@ class Language:
         return words
 
     def values(self, seed: int, scale: float) -> dict[str, float]:
-        """What each of WORDS is worth: N(0, scale^2), shifted so that a word of the language is worth 0.1 on average;
-        0 where it is never said."""
-        drawn = scale * np.random.default_rng([seed, 1]).standard_normal(len(self.said))
-        drawn += WORTH - self.frequency @ drawn
-        return dict.fromkeys(WORDS, 0.0) | dict(zip(self.said, drawn.tolist(), strict=True))
+        """What each of WORDS is worth: normal draws, shifted and stretched so that over the language a word's worth has
+        mean 0.1 and standard deviation `scale`; 0 where it is never said."""
+        drawn = np.random.default_rng([seed, 1]).standard_normal(len(self.said))
+        drawn -= self.frequency @ drawn
+        worth = WORTH + scale * drawn / np.sqrt(self.frequency @ drawn**2)
+        return dict.fromkeys(WORDS, 0.0) | dict(zip(self.said, worth.tolist(), strict=True))

@@ -60,15 +60,20 @@ def test_any_text_has_a_gold(text: str) -> None:
     assert -1.25 <= mean(text, text, VALUES) <= 2
 
 
-def test_a_word_is_worth_a_tenth_on_average_and_the_scale_is_of_the_values() -> None:
+def test_over_the_language_values_have_the_stated_mean_and_spread() -> None:
     for seed in range(5):
         language = Language(WORDS, seed)
         values = np.array(list(language.values(seed, 0.5).values()))
         assert language.frequency.sum() == pytest.approx(1)
         assert language.frequency @ values == pytest.approx(0.1)
-        np.testing.assert_allclose(
-            values - 0.1, 2 * (np.array(list(language.values(seed, 0.25).values())) - 0.1), atol=1e-12
-        )
+        assert language.frequency @ (values - 0.1) ** 2 == pytest.approx(0.25)
+    said = [
+        word
+        for _, response in small(demonstrations=3000, length=40).corpus().demonstrations
+        for word in response.split()
+    ]
+    for word, share in zip(WORDS, Language(WORDS, 0).frequency, strict=True):
+        assert said.count(word) / len(said) == pytest.approx(share, abs=0.005)
 
 
 def test_what_is_never_said_is_worth_nothing() -> None:
@@ -170,7 +175,7 @@ def test_labels_are_bradley_terry_with_the_bias(changes: dict, law: tuple[float,
         inside = (logit > low) & (logit <= high)
         z = (first - p)[inside].sum() / np.sqrt((p * (1 - p))[inside].sum())
         assert abs(z) < 5, (low, high)
-    wrong, _ = logits(small(pairs=6000, **changes), 2 * law[0], law[1])
+    wrong, _ = logits(small(pairs=6000, **changes), 3 * law[0], law[1])
     q = 1 / (1 + np.exp(-wrong))
     z = ((first - q) * np.sign(wrong)).sum() / np.sqrt((q * (1 - q)).sum())
     assert abs(z) > 5
