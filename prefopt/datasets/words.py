@@ -49,7 +49,8 @@ class Words(TextDataset):
 
     Args:
         pairs, test_pairs, demonstrations: how many.
-        temperature: of the labels, in units of the gold reward. scale: standard deviation of a word's value. length: words, at most.
+        temperature: of the labels, in units of the gold reward. scale: standard deviation of a word's value.
+        length: words, at most.
         length_bias: of the annotators, in nats a word: they prefer longer responses, the reward does not.
 
     Raises PrefoptError where the tokenizer does not make one token of each word.
