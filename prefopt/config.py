@@ -5,8 +5,9 @@ import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -15,6 +16,8 @@ from prefopt.errors import PrefoptError
 from prefopt.store import CHECKOUT, digest, home
 
 CONF = CHECKOUT / "conf"
+PARTS = ("objective", "robust")
+PRODUCT = "prefopt.methods.pairwise.base.Pairwise"
 OF_HYDRA = {"hydra/launcher": ["basic"], "hydra/job_logging": ["none"], "hydra/hydra_logging": ["none"]}
 """Names that Hydra itself adds to our groups."""
 INHERITED = ("model", "dataset", "noise", "trainer", "tracking", "seed", "micro_batch_size")
@@ -52,8 +55,40 @@ def named(config: DictConfig) -> DictConfig:
     with open_dict(config):
         chosen = config.hydra.runtime.choices
         config.choices = {group: chosen[group] for group in ("method", "model", "dataset", "noise")}
+        parts = {part: chosen[f"method/{part}"] for part in PARTS if f"method/{part}" in chosen}
+        if parts:
+            config.choices.update(parts, method=product_name(chosen.method, parts))
         del config["hydra"]
     return config
+
+
+def product_name(method: str, parts: Mapping[str, str]) -> str:
+    """What a method is called with this objective and robustifier: its own name where they are its own, that of the
+    method which they make (dpo x unbiased is rdpo), or both parts (ipo-unbiased)."""
+    own = _composition(method)
+    if parts == own.parts:
+        return method
+    if not own.plain:
+        return "-".join([method, *(parts[part] for part in PARTS)])
+    others = (path.stem for path in sorted((CONF / "method").glob("*.yaml")))
+    made = (name for name in others if (other := _composition(name)).plain and other.parts == parts)
+    return next(made, "-".join(parts[part] for part in PARTS))
+
+
+class Composition(NamedTuple):
+    """The objective and robustifier that a method's file names, and whether it is their product and nothing more."""
+
+    parts: dict[str, str]
+    plain: bool
+
+
+@cache
+def _composition(method: str) -> Composition:
+    node = yaml.safe_load((CONF / "method" / f"{method}.yaml").read_text())
+    defaults = [item for item in node.get("defaults", []) if isinstance(item, dict)]
+    parts = {part: str(item[part]) for item in defaults for part in PARTS if part in item}
+    product = node.get("_target_") == PRODUCT and node.keys() <= {"defaults", "_target_", "needs"}
+    return Composition(parts, product and len(defaults) == len(PARTS))
 
 
 def needed(config: DictConfig, need: Mapping[str, Any]) -> DictConfig:

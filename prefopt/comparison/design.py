@@ -17,6 +17,8 @@ from prefopt.errors import PrefoptError
 
 ALWAYS = ("method", "dataset", "model", "noise")
 RATE, ASSUMED, SEED = "noise.rate", "noise.assumed", "seed"
+PRODUCT = ("method.objective", "method.robust")
+"""Choices that the method's name tells already."""
 OF_SETTINGS = ("dataset", "model", "noise")
 TOLD = "told the rate"
 WITHOUT_OUTCOME = ("choices", "tracking", "recipe", "model.recipe", "trainer.checkpoint_every_s", "evaluation.figures")
@@ -54,7 +56,7 @@ class Design:
         Raises PrefoptError where cells of one arm and setting differ in more than seed and noise rate, unless the key
         is in `allowed`; and where two cells have the same place.
         """
-        keys = sorted({key.replace("/", ".") for key in swept} - {RATE, SEED, *ALWAYS})
+        keys = sorted({key.replace("/", ".") for key in swept} - {RATE, SEED, *ALWAYS, *PRODUCT})
         axes = (*ALWAYS, *keys)
         values = {cell.run: {axis: _along(cell, axis) for axis in axes} for cell in cells}
         of_arms = [axis for axis in axes if axis == ASSUMED or axis.split(".")[0] not in OF_SETTINGS]

@@ -9,6 +9,7 @@ from prefopt.comparison.analysis import Comparison, Test
 from prefopt.comparison.cells import Question
 from prefopt.comparison.design import Design
 from prefopt.comparison.measures import measure
+from prefopt.comparison.product import of_product
 from prefopt.comparison.tables import Table, capital, interval
 
 MANY_VERDICTS = 4
@@ -53,6 +54,13 @@ def report(comparison: Comparison, question: Question, *, notes: Sequence[str], 
             f"{main.meaning} {capital(main.direction)}.".strip(),
             ("degradation",),
             tuple(tables.of_figure(comparison, main)),
+            short=True,
+        ),
+        Section(
+            "Objectives and robustifiers",
+            "A pairwise method is an objective and a robustifier; each of these methods is named by the two.",
+            (),
+            tuple(of_product(comparison, main)),
             short=True,
         ),
         Section(

@@ -40,9 +40,9 @@ def test_what_follows_seed_and_rate_makes_no_difference() -> None:
     [
         ("method__objective__beta", (0.1, 0.5), ("dpo (beta 0.1)", "dpo (beta 0.5)")),
         (
-            "method__objective",
-            ({"_target_": "prefopt.methods.pairwise.objectives.dpo.DPO"}, {"_target_": "prefopt.x.ipo.IPO"}),
-            ("dpo (dpo)", "dpo (ipo)"),
+            "optimizer",
+            ({"_target_": "torch.optim.AdamW"}, {"_target_": "torch.optim.LBFGS"}),
+            ("dpo (AdamW)", "dpo (LBFGS)"),
         ),
         ("noise__assumed", (0.2, 0.1), ("dpo (told 0.1)", "dpo (told the rate)")),
     ],
