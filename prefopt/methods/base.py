@@ -117,10 +117,14 @@ class Method(L.LightningModule):
                 cast[role].requires_grad_(False)
         self._optimizer, self._schedule = optimizer, schedule
         self._micro_batch_size, self._clip, self.seed = micro_batch_size, clip, seed
+        self._extend()
         self._memories = [part for part in self.modules() if isinstance(part, Memory)]
         if data is not None:
             for memory in self._memories:
                 memory.begin(data)
+
+    def _extend(self) -> None:
+        """Make the modules that it trains beside its roles, where their sizes depend on the roles."""
 
     def training_step(self, batch: Groups, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()
@@ -163,7 +167,13 @@ class Method(L.LightningModule):
         return strategy.block_backward_sync() if ranks.world() > 1 else nullcontext()
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
+        """One optimiser over all that is trained; a submodule with `optimizer_options`, a mapping such as
+        {"lr": 2e-3, "weight_decay": 0.01}, is a parameter group of its own, with these in the place of the run's."""
+        apart = [part for part in self.modules() if hasattr(part, "optimizer_options")]
+        theirs = {p for part in apart for p in part.parameters()}
+        rest = [p for p in self.parameters() if p.requires_grad and p not in theirs]
+        groups = [{"params": list(part.parameters()), **part.optimizer_options} for part in apart]
+        optimizer = self._optimizer([{"params": rest}, *groups] if groups else rest)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule)
         return [optimizer], [scheduler]
 
