@@ -97,6 +97,21 @@ class Pairs(Groups):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reasoned(Pairs):
+    """Pairs with a rationale for either verdict, whichever is recorded.
+
+    judge, judge_length: [B, 2, L] token ids, [B, 2] tokens: prompt, both responses in their order and the verdict that
+    response 0, or 1, is the better one, as a prompt. rationale, rationale_length: [B, 2, R], [B, 2]: why, EOS included.
+    A verdict that nobody gave a reason for has neither: its lengths are 0.
+    """
+
+    judge: Tensor
+    judge_length: Tensor
+    rationale: Tensor
+    rationale_length: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rated(Groups):
     """Own samples with their rewards.
 

@@ -37,6 +37,10 @@ class Ragged:
         steps = np.arange(lengths.max(initial=0))
         return (self.offsets[rows][:, None] + steps)[steps < lengths[:, None]]
 
+    def take(self, rows: np.ndarray) -> "Ragged":
+        """These rows alone, in this order."""
+        return Ragged(self.values[self.places(rows)], np.concatenate([[0], np.cumsum(self.lengths[rows])]))
+
     def padded(self, rows: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
         """[len(rows), longest] of `values` (default: the own ones), padded with zeros at the right."""
         values = self.values if values is None else values
@@ -55,7 +59,8 @@ class Table:
     kind: the batch that it gives. ids: [N] names that outlive any order. prompt: N rows; response: N * n rows.
     columns: [N, ...] by the batch's field name (label, reward). aligned: one float a response token, by field name
     (reference, behaviour). known: [N, ...] recorded facts, of which a batch carries those that it has fields for
-    (annotator, group).
+    (annotator, group). ragged: k rows of tokens an example, by field name (rationale): a batch with such a field has
+    them as [B, k, longest], and [B, k] tokens of each as <name>_length.
     """
 
     kind: type[Groups]
@@ -65,6 +70,7 @@ class Table:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     aligned: Mapping[str, np.ndarray] = field(default_factory=dict)
     known: Mapping[str, np.ndarray] = field(default_factory=dict)
+    ragged: Mapping[str, Ragged] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -98,11 +104,23 @@ class Table:
             weight=world * len(own) / len(rows),
             **{k: torch.from_numpy(np.asarray(v[own])) for k, v in [*self.columns.items(), *self._carried()]},
             **aligned,
+            **self._ragged(own),
         )
 
     def _carried(self) -> list[tuple[str, np.ndarray]]:
         names = {field.name for field in fields(self.kind)}
         return [(name, values) for name, values in self.known.items() if name in names]
+
+    def _ragged(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        found = {}
+        for name in {part.name for part in fields(self.kind)} & self.ragged.keys():
+            ragged = self.ragged[name]
+            k = len(ragged.lengths) // max(len(self), 1)
+            flat = (rows[:, None] * k + np.arange(k)).ravel()
+            tokens = ragged.padded(flat).astype(np.int64)
+            found[name] = torch.from_numpy(tokens.reshape(len(rows), k, tokens.shape[1]))
+            found[f"{name}_length"] = torch.from_numpy(ragged.lengths[flat].reshape(len(rows), k))
+        return found
 
     def checksum(self) -> str:
         """Hash of the tokens alone: no label, no noise, no name changes it."""
@@ -114,13 +132,10 @@ class Table:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All that it holds, by name."""
-        arrays = {
-            "ids": self.ids,
-            "prompt.values": self.prompt.values,
-            "prompt.offsets": self.prompt.offsets,
-            "response.values": self.response.values,
-            "response.offsets": self.response.offsets,
-        }
+        arrays = {"ids": self.ids}
+        ragged = {f"ragged.{name}": rows for name, rows in self.ragged.items()}
+        for name, rows in {"prompt": self.prompt, "response": self.response, **ragged}.items():
+            arrays |= {f"{name}.values": rows.values, f"{name}.offsets": rows.offsets}
         for part in ("columns", "aligned", "known"):
             arrays |= {f"{part}.{name}": values for name, values in getattr(self, part).items()}
         return arrays
@@ -144,15 +159,21 @@ class Table:
         """The table whose `arrays` these are; `kind` is the name of its batches' class."""
         import prefopt.batch
 
-        parts: dict[str, dict[str, np.ndarray]] = {"columns": {}, "aligned": {}, "known": {}}
+        parts: dict[str, dict[str, np.ndarray]] = {"columns": {}, "aligned": {}, "known": {}, "ragged": {}}
         for name, values in arrays.items():
             part, _, key = name.partition(".")
             if part in parts:
                 parts[part][key] = values
+        names = {key.rpartition(".")[0] for key in parts.pop("ragged")}
+
+        def ragged(name: str) -> Ragged:
+            return Ragged(arrays[f"{name}.values"], arrays[f"{name}.offsets"])
+
         return cls(
             kind=getattr(prefopt.batch, kind),
             ids=arrays["ids"],
-            prompt=Ragged(arrays["prompt.values"], arrays["prompt.offsets"]),
-            response=Ragged(arrays["response.values"], arrays["response.offsets"]),
+            prompt=ragged("prompt"),
+            response=ragged("response"),
+            ragged={name: ragged(f"ragged.{name}") for name in sorted(names)},
             **parts,
         )
