@@ -72,6 +72,23 @@ def test_the_exit_code_is_the_verdict(
     assert written["tests"][0]["seeds"] == 2
 
 
+def test_all_claims_of_a_family_end_in_one_table(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, least in (("dpo", "-1000"), ("ipo", "1000"), ("grpo", "1000")):
+        (tmp_path / f"{name}.yaml").write_text(CLAIM.replace("LEAST", least))
+    monkeypatch.setattr(reproduce, "CLAIMS", tmp_path)
+    assert reproduce.main(["claim=all", "family=pairwise"]) == 1
+    summary = capsys.readouterr().out.rpartition("2 claims")[2]
+    dpo, ipo = (next(line for line in summary.splitlines() if name in line) for name in ("dpo", "ipo"))
+    assert "1 of 1" in dpo and "does not hold" not in dpo
+    assert "0 of 1" in ipo and "does not hold" in ipo
+    assert "grpo" not in summary
+    with pytest.raises(SystemExit):
+        reproduce.main(["claim=all", "family=games"])
+    assert "choose one of online, pairwise" in capsys.readouterr().err
+
+
 def test_an_unknown_claim_or_statistic_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
