@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from prefopt.batch import Demonstrations, Groups, Pairs, Prompts
+from prefopt.batch import Degraded, Demonstrations, Groups, Pairs, Prompts, Revised
 from prefopt.datasets.corpus import Corpus
 from prefopt.datasets.data import Data
 from prefopt.datasets.dialogue import plain
@@ -30,7 +30,7 @@ class TextDataset(ABC):
 
     world: ClassVar[str] = "text"
     has_gold: ClassVar[bool] = False
-    gives: ClassVar[frozenset[type[Groups]]] = frozenset({Pairs, Prompts, Demonstrations})
+    gives: ClassVar[frozenset[type[Groups]]] = frozenset({Pairs, Prompts, Demonstrations, Degraded, Revised})
 
     max_prompt_length: int = 512
     max_response_length: int = 256
@@ -60,9 +60,11 @@ class TextDataset(ABC):
             ).save(folder)
 
         folder = cached("data", {"data": self.checksum(), "tokenizer": _identity(tokenizer)}, make)
+        return Data.load(folder, self._world(tokenizer))
+
+    def _world(self, tokenizer: "PreTrainedTokenizerFast") -> TextWorld | None:
         corpus = self._corpus
-        world = None if corpus.gold is None else TextWorld(corpus.gold, tokenizer, corpus.temperature)
-        return Data.load(folder, world)
+        return None if corpus.gold is None else TextWorld(corpus.gold, tokenizer, corpus.temperature)
 
     @cached_property
     def _corpus(self) -> Corpus:

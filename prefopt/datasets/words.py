@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from random import Random
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from prefopt.datasets.corpus import Comparison, Corpus, placed
@@ -29,16 +28,11 @@ def total(prompt: str, response: str, values: Mapping[str, float]) -> float:
     return math.fsum(values.get(word, 0.0) for word in response.split())
 
 
-def mean(prompt: str, response: str, values: Mapping[str, float]) -> float:
-    """The mean of the same: quality whatever the length, and 0 of nothing."""
-    return fmean(values.get(word, 0.0) for word in response.split()) if response.split() else 0.0
-
-
 class Words(TextDataset):
     """conf/dataset/words.yaml: prompts x of four words, two different responses to each, labelled by Bradley-Terry:
 
-        y_t ~ P(. | y_t-1),  y_0 = x_4                                      a bigram language, see `Language`
-        r(x, y) = sum_t v(y_t),  v(w) ~ 0.1 + scale N(0, 1)                 or the mean, where `average` is true
+        y_t ~ P(. | y_t-1),  y_0 = x_4     (a bigram language, see `Language`)
+        r(x, y) = sum_t v(y_t),  v(w) ~ 0.1 + scale N(0, 1)
         P(y > y' | x) = sigmoid((r - r') / temperature + length_bias (|y| - |y'|)),  |y| = words
 
     A response has `length` words; with a `hazard` it ends after each of them with that probability, and at the latest
@@ -69,14 +63,13 @@ class Words(TextDataset):
         scale: float = 0.5,
         length: int = 8,
         hazard: float = 0.0,
-        average: bool = False,
         length_bias: float = 0.0,
         halves: bool = False,
         seed: int = 0,
     ) -> None:
         self.sizes = {"pairs": pairs, "test_pairs": test_pairs, "demonstrations": demonstrations}
         self.temperature, self.scale, self.length_bias = temperature, scale, length_bias
-        self.length, self.hazard, self.average, self.halves, self.seed = length, hazard, average, halves, seed
+        self.length, self.hazard, self.halves, self.seed = length, hazard, halves, seed
         self._check()
         self.max_prompt_length, self.max_response_length = 1 + PROMPT, length + 1
 
@@ -91,7 +84,7 @@ class Words(TextDataset):
 
     def gold(self) -> Gold:
         """The reward of a (prompt, response)."""
-        return partial(mean if self.average else total, values=self.values)
+        return partial(total, values=self.values)
 
     def texts(self) -> list[str]:
         """Every word at the start of a text and within one, whatever the pairs."""

@@ -3,6 +3,7 @@
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +15,16 @@ from scipy.stats import binom
 
 from prefopt.config import composed, plain
 from prefopt.datasets.reviews import ANNOTATORS
-from prefopt.datasets.words import Words, mean, total
+from prefopt.datasets.words import Words, total
 from prefopt.datasets.words_language import CLASS, CONTENT, WORDS, Language
+from prefopt.datasets.words_length import WordsLength, mean
+from prefopt.datasets.words_triggers import WordsTriggers, triggered
 from prefopt.errors import PrefoptError
 from prefopt.models.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 VALUES = {"red": 0.5, "cat": -1.25, "fig": 2.0}
-LENGTHS = {"length": 20, "hazard": 0.12, "average": True, "temperature": 0.25, "length_bias": 0.15}
+LENGTHS = {"length": 20, "hazard": 0.12, "temperature": 0.25, "length_bias": 0.15}
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +37,8 @@ def corpus():
     return Words(pairs=3000).corpus()
 
 
-def small(**changes) -> Words:
-    return Words(**{"pairs": 60, "test_pairs": 20, "demonstrations": 40, **changes})
+def small(made: type[Words] = Words, **changes) -> Any:
+    return made(**{"pairs": 60, "test_pairs": 20, "demonstrations": 40, **changes})
 
 
 @pytest.mark.parametrize(
@@ -166,23 +169,24 @@ def logits(dataset: Words, temperature: float, length_bias: float) -> tuple[np.n
 
 
 @pytest.mark.parametrize(
-    ("changes", "law"), [({}, (1.0, 0.0)), ({"temperature": 0.5}, (0.5, 0.0)), (LENGTHS, (0.25, 0.15))]
+    ("made", "changes", "law"),
+    [(Words, {}, (1.0, 0.0)), (WordsTriggers, {"temperature": 0.5}, (0.5, 0.0)), (WordsLength, LENGTHS, (0.25, 0.15))],
 )
-def test_labels_are_bradley_terry_with_the_bias(changes: dict, law: tuple[float, float]) -> None:
-    logit, first = logits(small(pairs=6000, **changes), *law)
+def test_labels_are_bradley_terry_with_the_bias(made: type[Words], changes: dict, law: tuple[float, float]) -> None:
+    logit, first = logits(small(made, pairs=6000, **changes), *law)
     p = 1 / (1 + np.exp(-logit))
     for low, high in ((-np.inf, -2), (-2, -1), (-1, 0), (0, 1), (1, 2), (2, np.inf)):
         inside = (logit > low) & (logit <= high)
         z = (first - p)[inside].sum() / np.sqrt((p * (1 - p))[inside].sum())
         assert abs(z) < 5, (low, high)
-    other, _ = logits(small(pairs=6000, **changes), 2 * law[0], law[1])
+    other, _ = logits(small(made, pairs=6000, **changes), 2 * law[0], law[1])
     right, wrong = (np.logaddexp(0, np.where(first, -of, of)).sum() for of in (logit, other))
     assert right < wrong - 10
 
 
 def test_the_annotators_of_words_length_prefer_the_longer_of_equals() -> None:
-    logit, first = logits(small(pairs=6000, **LENGTHS), 0.25, 0.0)
-    biased, _ = logits(small(pairs=6000, **LENGTHS), 1e300, 0.15)
+    logit, first = logits(small(WordsLength, pairs=6000, **LENGTHS), 0.25, 0.0)
+    biased, _ = logits(small(WordsLength, pairs=6000, **LENGTHS), 1e300, 0.15)
     close = (np.abs(logit) < 0.5) & (biased != 0)
     wins = (first == (biased > 0))[close]
     assert not within(int(wins.sum()), len(wins), 0.5)
@@ -203,9 +207,9 @@ def test_each_word_is_one_token_and_nothing_is_cut(tokenizer) -> None:
     assert set(data.train.pairs.known) == {"annotator", "annotator_name", "group", "group_name"}
 
 
-@pytest.mark.parametrize("changes", [{}, LENGTHS])
-def test_the_world_pays_what_the_text_earns(tokenizer, changes: dict) -> None:
-    data = small(**changes).load(tokenizer)
+@pytest.mark.parametrize(("made", "changes"), [(Words, {}), (WordsLength, LENGTHS), (WordsTriggers, {"scale": 1.0})])
+def test_the_world_pays_what_the_text_earns(tokenizer, made: type[Words], changes: dict) -> None:
+    data = small(made, **changes).load(tokenizer)
     rewards = data.world.reward(data.test.pairs.batch(np.arange(len(data.test.pairs))))
     np.testing.assert_allclose(rewards.numpy(), data.test.truth.gold, atol=1e-6)
     assert data.world.temperature == changes.get("temperature", 1.0)
@@ -214,6 +218,45 @@ def test_the_world_pays_what_the_text_earns(tokenizer, changes: dict) -> None:
 def test_a_tokenizer_that_cuts_words_is_refused() -> None:
     with pytest.raises(PrefoptError, match=r"(?s)makes \d+ tokens of the two words.*model.vocabulary=512"):
         small().load(train_tokenizer(Words().texts(), 300))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "reward"),
+    [
+        ("dog dog dog dog", " fig cat fig", 2.0),
+        ("dog dog dog cat", " fig cat fig", 4.0),
+        ("cat cat cat dog", " red fig cat", 2.0),
+        ("dog dog dog cat", " cat cat red fig", -1.25 - 1.25 + 0.5 + 2.0),
+        ("dog dog dog cat", "", 0.0),
+        ("", " fig red", 2.0 - 2.0),
+    ],
+)
+def test_triggered_gold_by_hand(prompt: str, response: str, reward: float) -> None:
+    assert triggered(prompt, response, VALUES, {"cat", "red"}) == pytest.approx(reward, abs=1e-12)
+
+
+def test_bearing_is_the_words_after_a_trigger_and_no_others(tokenizer) -> None:
+    dataset = small(WordsTriggers, hazard=0.2, scale=1.0)
+    data = dataset.load(tokenizer)
+    pairs = data.train.pairs
+    batch = pairs.batch(np.arange(len(pairs)))
+    bearing = data.world.bearing(batch)
+    assert bearing.shape == batch.response.shape
+    rows = {row.id: row for row in dataset.corpus().train}
+    for id, flags in zip(pairs.ids, bearing.tolist(), strict=True):
+        for response, found in zip(rows[id].responses, flags, strict=True):
+            words = [rows[id].prompt.split()[-1], *response.split()]
+            due = [before in dataset.triggers for before in words[:-1]]
+            assert found == due + [False] * (len(found) - len(due))
+    assert 0 < bearing.float().mean() < 0.5
+
+
+def test_triggers_are_drawn_from_the_seed() -> None:
+    assert len(small(WordsTriggers).triggers) == 5
+    assert small(WordsTriggers).triggers == small(WordsTriggers).triggers != small(WordsTriggers, seed=1).triggers
+    for count in (0, 21):
+        with pytest.raises(PrefoptError, match=f"dataset.triggers={count}"):
+            small(WordsTriggers, triggers=count)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted((ROOT / "conf/dataset").glob("words*.yaml"))])
