@@ -3,8 +3,9 @@
 from typing import Any
 
 from hydra.utils import get_class
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from prefopt import belief
 from prefopt.batch import Demonstrations, Pairs, Prompts
 from prefopt.config import needed
 from prefopt.errors import PrefoptError
@@ -41,6 +42,11 @@ def check(config: DictConfig, method: Method, model: Any, dataset: Any) -> None:
         raise PrefoptError(
             f"method={choices.method} eats {eaten.__name__}, and dataset={choices.dataset} gives only {gives}",
             mend if eaten is Demonstrations else "choose another dataset",
+        )
+    if belief.asks(OmegaConf.to_container(config.method, resolve=True)) and method.per_round is not None:
+        raise PrefoptError(
+            f"noise.assumed=estimated, but method={choices.method} learns from pairs of its own making",
+            "say what it is to assume: noise.assumed=0.2",
         )
     for role in method.roles:
         _check_need(config, method, model, dataset, role)
@@ -85,7 +91,7 @@ def _check_need(config: DictConfig, method: Method, model: Any, dataset: Any, ro
 def reads_labels(config: DictConfig) -> bool:
     """Whether the labels of training pairs, or of a judge, enter this run or one that it needs."""
     method: Any = get_class(config.method._target_)
-    if method.eats is Pairs:
+    if issubclass(method.eats, Pairs):
         return True
     needs = [need for need in config.method.needs.values() if isinstance(need, DictConfig)]
     return any(need.get("noise") != "none" and reads_labels(needed(config, need)) for need in needs)

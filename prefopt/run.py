@@ -15,7 +15,7 @@ import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from prefopt import ranks, stop, store
+from prefopt import belief, ranks, stop, store
 from prefopt.batch import Demonstrations, Pairs, Prompts
 from prefopt.cast import cast
 from prefopt.check import check
@@ -102,11 +102,16 @@ class Parts:
         settings = self.settings
         self.device = device_of(settings["trainer"]["accelerator"])
         self.noise = made(settings["noise"])
-        self.method: Method = made(settings["method"])
+        self.method: Method = made(belief.told(settings["method"], rate=0.0))
         needs = settings["method"]["needs"]
         settings["method"]["needs"] = {role: need for role, need in needs.items() if role in self.method.roles}
         self.model = made(settings["model"])
         self.dataset = made(settings["dataset"])
+
+    def estimate(self, data: Data) -> dict[str, Any]:
+        """What the labels of the training pairs say of their flip rate."""
+        noise = {key: value for key, value in self.settings["noise"].items() if key != "assumed"}
+        return belief.estimated(data, {"data": self.dataset.checksum(), "noise": noise}, self.settings["seed"])
 
     def fingerprint(self, known: dict[str, str] | None = None) -> str:
         """What the run depends on: files by their content, a recipe by what it was resolved to, and the same of the
@@ -184,6 +189,10 @@ def _carried_out(
         L.seed_everything(settings["seed"], verbose=False)
         tokenizer = parts.model.tokenizer(parts.dataset, start)
         data = noisy(parts.dataset.load(tokenizer), parts.noise, settings["seed"])
+        facts: dict[str, Any] = {"data": dict(data.counts), "environment": environment()}
+        if belief.asks(settings["method"]):
+            facts["estimated"] = estimate = parts.estimate(data)
+            parts.method = made(belief.told(settings["method"], estimate["rate"]))
         roles = cast(
             parts.method,
             needs,
@@ -196,7 +205,6 @@ def _carried_out(
             seed=settings["seed"],
             device=parts.device,
         )
-        facts = {"data": dict(data.counts), "environment": environment()}
         if first:
             replace_text(folder / "facts.json", json.dumps(facts, indent=2))
         shown = tags(config, facts["environment"], stored) | dict(planned.labels if planned else {})
@@ -208,6 +216,9 @@ def _carried_out(
         stop.check_together()
         with undivided(), precision(settings, parts.device):
             measured = examination.after()
+        if "estimated" in facts:
+            measured |= {f"noise/eps_{end}": facts["estimated"][end] for end in ("low", "high")}
+            measured["noise/eps_hat"] = facts["estimated"]["rate"]
         if first:
             append(folder / EVENTS, measured)
         drawn = record(parts, examination, tokenizer, folder)
@@ -247,7 +258,7 @@ def food(method: Method, data: Data) -> Table:
         assert data.demonstrations is not None
         return data.demonstrations
     pairs = data.train.pairs
-    if method.eats is Pairs and method.per_round is None:
+    if issubclass(method.eats, Pairs) and method.per_round is None:
         return pairs
     return replace(pairs, kind=Prompts, columns={})
 
@@ -350,7 +361,7 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
     main = roles[method.trains[0]] if method.trains else roles.get("policy")
     objective = getattr(method, "objective", None)
     beta = getattr(method, "beta", None) or getattr(objective, "price", None)
-    offline = method.eats is Pairs and method.per_round is None
+    offline = issubclass(method.eats, Pairs) and method.per_round is None
     implied = objective.reward if objective is not None and objective.uses_reference else None
     theta = getattr(getattr(main, "f", None), "theta", None)
     return Subject(
