@@ -71,6 +71,12 @@ def _check_need(config: DictConfig, method: Method, model: Any, dataset: Any, ro
                 "method.needs.reference=cached, but this method learns from samples that no cache has seen",
                 "use method.needs.reference=copy, or adapter",
             )
+        if need == "cached" and getattr(getattr(method, "objective", None), "uses_mismatched", False):
+            raise PrefoptError(
+                "method.needs.reference=cached, but this objective asks for responses to other prompts, which no cache "
+                "has seen",
+                "use method.needs.reference=copy, or adapter",
+            )
         if need == "adapter" and not getattr(model, "lora", None):
             raise PrefoptError(
                 "method.needs.reference=adapter, but the model has no adapter",

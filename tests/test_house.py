@@ -20,6 +20,8 @@ FLOORS = [
     {"models", "optim"},
     {"methods", "evaluation"},
     {"config", "cast", "loop"},
+    {"audit"},
+    {"belief"},
     {"check"},
     {"run", "claims", "summary"},
     {"manifest"},
@@ -28,7 +30,7 @@ FLOORS = [
 ]
 """From the ground up; parts on one floor do not know each other. The engine is below datasets and models: it works on
 tensors and on whatever is callable, and models are made of it."""
-DISTRIBUTIONS = {"hydra": "hydra-core", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"hydra": "hydra-core", "yaml": "pyyaml", "sklearn": "scikit-learn"}
 
 
 @cache

@@ -14,7 +14,7 @@ class Asymmetric(Noise):
     on average the symmetric model stays right, pair by pair it is wrong.
     """
 
-    def __init__(self, *, rate: float, assumed: float, ratio: float) -> None:
+    def __init__(self, *, rate: float, assumed: float | str, ratio: float) -> None:
         super().__init__(rate=rate, assumed=assumed)
         if not (isinstance(ratio, (int, float)) and 0 <= ratio < float("inf")):
             raise PrefoptError(

@@ -65,23 +65,25 @@ class Noise(ABC):
     """One way in which labels go wrong.
 
     rate: share of the labels that is turned (in expectation, except where a kind says exactly). assumed: the rate that
-    the method believes in, stored here and used by no noise. Raises `PrefoptError` on numbers that cannot be rates.
+    the method believes in, or `estimated` from the labels; stored here and used by no noise. Raises `PrefoptError` on
+    numbers that cannot be rates.
     """
 
     cap: ClassVar[float] = 1.0
     """The largest probability with which a single pair flips, and what `rate` stays below."""
 
-    def __init__(self, *, rate: float, assumed: float) -> None:
+    def __init__(self, *, rate: float, assumed: float | str) -> None:
         if not (isinstance(rate, (int, float)) and 0 <= rate < self.cap):
             raise PrefoptError(
                 f"noise.rate={rate!r} is not a number in [0, {self.cap:g}), as noise={self.kind} needs",
                 "noise.rate=0.2 turns one label in five, noise=none turns none"
                 + ("" if self.cap == 1 else "; noise=flip takes any rate below 1"),
             )
-        if not (isinstance(assumed, (int, float)) and 0 <= assumed < float("inf")):
+        if assumed != "estimated" and not (isinstance(assumed, (int, float)) and 0 <= assumed < float("inf")):
             raise PrefoptError(
                 f"noise.assumed={assumed!r} is not a number >= 0",
-                "leave noise.assumed out to let the method believe noise.rate, or give the rate that it believes in",
+                "leave noise.assumed out to let the method believe noise.rate, give the rate that it believes in, or "
+                "noise.assumed=estimated",
             )
         self.rate, self.assumed = rate, assumed
 
