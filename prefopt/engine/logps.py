@@ -27,14 +27,27 @@ def token_logps(model: Any, groups: Groups) -> Tensor:
     model: a transformers causal LM. Rows are padded at the right, so that under causal attention no real token sees
     the padding and no attention mask is needed; the head meets response positions only.
     """
+    mask, logits = groups.mask, response_logits(model, groups)
+    logps = logits.gather(-1, groups.response[mask][:, None])[:, 0] - logits.logsumexp(-1)
+    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, logps)
+
+
+@torch.no_grad()
+def token_collisions(model: Any, groups: Groups) -> Tensor:
+    """log sum_v pi(v | prompt, response so far)^2 in nats, the log-probability that two draws of the token agree:
+    [B, n, T] in fp32, zero outside the response."""
+    mask, logits = groups.mask, response_logits(model, groups)
+    agree = (2 * logits).logsumexp(-1) - 2 * logits.logsumexp(-1)
+    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, agree)
+
+
+def response_logits(model: Any, groups: Groups) -> Tensor:
+    """[M, V] logits in fp32 at the M response tokens, as `groups.mask` orders them."""
     rows, where = rows_of(groups)
     hidden = backbone(model)(input_ids=rows.flatten(0, 1), use_cache=False).last_hidden_state
     mask = groups.mask
     row, position = torch.arange(mask[..., 0].numel(), device=mask.device).view(mask.shape[:2]), where - 1
-    states = hidden[row[..., None].expand_as(mask)[mask], position[mask]]
-    logits = head(model, states)
-    logps = logits.gather(-1, groups.response[mask][:, None])[:, 0] - logits.logsumexp(-1)
-    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, logps)
+    return head(model, hidden[row[..., None].expand_as(mask)[mask], position[mask]])
 
 
 def backbone(model: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prefopt.batch import Groups
-from prefopt.engine.logps import backbone, rows_of, token_logps
+from prefopt.engine.logps import backbone, rows_of, token_collisions, token_logps
 from prefopt.engine.sampling import sample
 from prefopt.errors import PrefoptError
 
@@ -27,6 +27,9 @@ class CausalPolicy(nn.Module):
 
     def logps(self, groups: Groups) -> Tensor:
         return token_logps(self.model, groups)
+
+    def collisions(self, groups: Groups) -> Tensor:
+        return token_collisions(self.model, groups)
 
     def sample(self, prompts: Groups, n: int, generator: torch.Generator | None = None) -> Groups:
         was_training = self.model.training

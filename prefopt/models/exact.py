@@ -62,6 +62,11 @@ class ExactPolicy(nn.Module):
         return taken(self.table(), groups)[..., None]
 
     @torch.no_grad()
+    def collisions(self, groups: Groups) -> Tensor:
+        agree = (2 * self.table()).logsumexp(-1)
+        return agree[groups.prompt[:, :1]][..., None].expand(groups.response.shape)
+
+    @torch.no_grad()
     def sample(self, prompts: Groups, n: int, generator: torch.Generator | None = None) -> Groups:
         rows = self.table()[prompts.prompt[:, 0]][:, None].expand(-1, n, -1)
         response = draw(rows, generator)[..., None]

@@ -25,6 +25,11 @@ class Policy(Protocol):
         """[B, n, T] log pi(token | prompt, response so far) in nats, zero outside the response."""
         ...
 
+    def collisions(self, groups: Groups) -> Tensor:
+        """[B, n, T] log sum_v pi(v | prompt, response so far)^2 in nats, zero outside the response, without a
+        gradient."""
+        ...
+
     def sample(self, prompts: Groups, n: int, generator: torch.Generator | None = None) -> Groups:
         """n responses to each prompt, drawn at temperature 1."""
         ...

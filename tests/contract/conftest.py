@@ -95,7 +95,7 @@ class Lab:
             return original(parts, examination, tokenizer, folder)
 
         config = row.config(*overrides)
-        wanted, original = plain(config)["method"], prefopt.run.record
+        wanted, original = prefopt.run.Parts(config).settings["method"], prefopt.run.record
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PREFOPT_HOME", str(self.folder / (home or f"home{self.count}")))
             patch.setattr(prefopt.run, "record", record)

@@ -138,6 +138,10 @@ class Player(nn.Module):
     def logps(self, groups: Groups) -> Tensor:
         return nn.functional.pad(self.values[groups.index], (0, groups.response.shape[-1] - T)) * groups.mask
 
+    def collisions(self, groups: Groups) -> Tensor:
+        """As of a policy over e^2 tokens: never below -2."""
+        return (2 * self.logps(groups).detach()).clamp(min=-2)
+
     def score(self, groups: Groups) -> Tensor:
         return self.logps(groups).sum(-1)
 
@@ -155,6 +159,7 @@ def batch_of(kind: type[Groups], dtype: torch.dtype, *, extreme: bool = False) -
         "behaviour": -20 * torch.rand(B, n, T, generator=draw, dtype=dtype) * mask,
         "annotator": torch.arange(B) % 3,
         "group": torch.arange(B) % 2,
+        "revised_reference": -10 * torch.rand(B, 4, generator=draw, dtype=dtype),
     }
     return kind(
         index=torch.arange(B),
@@ -285,7 +290,7 @@ class Staged(Exception):
 
 def staged(config: DictConfig, patch: pytest.MonkeyPatch) -> tuple[Method, Any, dict[str, Any]]:
     """The method with its roles, the data, and the roles, as the run of this configuration makes them."""
-    wanted, original = plain(config)["method"], prefopt.run.trained
+    wanted, original = prefopt.run.Parts(config).settings["method"], prefopt.run.trained
 
     def trained(settings: Any, parts: Any, data: Any, roles: Any, *rest: Any) -> Any:
         if settings["method"] != wanted:

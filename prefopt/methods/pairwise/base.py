@@ -16,19 +16,21 @@ from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
 from prefopt.methods.memory import Memory
 from prefopt.methods.metrics import Metrics
-from prefopt.methods.pairwise.pair import Pair
+from prefopt.methods.pairwise.pair import Pair, mismatched
 
 
 class Objective(Memory, ABC):
     """L(+) of a pair; L(-) is L(+) of the swapped pair.
 
     uses_reference: whether it needs reference log-probs. uses_collisions: whether it needs `Side.collisions`.
+    uses_mismatched: whether it needs `Pair.mismatched`.
     coupled: whether the loss of a pair depends on the other pairs of its batch.
     price: reward that a nat of KL to the reference costs, where the reward is price * log pi/ref; None elsewhere.
     """
 
     uses_reference: ClassVar[bool] = True
     uses_collisions: ClassVar[bool] = False
+    uses_mismatched: ClassVar[bool] = False
     coupled: ClassVar[bool] = False
     price: float | None = None
 
@@ -96,7 +98,14 @@ class Pairwise(Method):
         logps = self.policy.logps(batch)
         reference = self.reference_logps(batch) if self.objective.uses_reference else None
         collisions = self.policy.collisions(batch) if self.objective.uses_collisions else None
-        return Pair.of(batch, logps, reference, collisions)
+        mismatched = self._mismatched(batch) if self.objective.uses_mismatched else None
+        return Pair.of(batch, logps, reference, collisions, mismatched)
+
+    @torch.no_grad()
+    def _mismatched(self, batch: Pairs) -> Tensor:
+        """[B, 2] log pi/ref of the responses to other prompts."""
+        others = mismatched(batch)
+        return (self.policy.logps(others) - self.reference_logps(others)).sum(-1) * (len(batch) > 1)
 
     def _robust(self, pair: Pair, batch: Pairs) -> Tensor:
         """[B] the robustified loss, the anchor included."""

@@ -1,8 +1,9 @@
 """What an objective knows of a batch of pairs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from prefopt.batch import Pairs, chosen_rejected
@@ -41,15 +42,25 @@ class Side:
 
 @dataclass(frozen=True)
 class Pair:
-    """w: the recorded winner, l: the recorded loser. mean_length: [] tokens a response over the whole batch."""
+    """w: the recorded winner, l: the recorded loser. mean_length: [] tokens a response over the whole batch.
+
+    mismatched: [B, 2] log pi/ref of responses to other prompts of the batch, without a gradient, 0 where it has no
+    other; None for objectives that do not ask.
+    """
 
     w: Side
     l: Side  # noqa: E741
     mean_length: Tensor
+    mismatched: Tensor | None = None
 
     @classmethod
     def of(
-        cls, batch: Pairs, logps: Tensor, reference: Tensor | None = None, collisions: Tensor | None = None
+        cls,
+        batch: Pairs,
+        logps: Tensor,
+        reference: Tensor | None = None,
+        collisions: Tensor | None = None,
+        mismatched: Tensor | None = None,
     ) -> "Pair":
         """From [B, 2, T] numbers of the responses in their stored order."""
 
@@ -57,8 +68,17 @@ class Pair:
             return (None, None) if values is None else chosen_rejected(values, batch.label)
 
         w, l = (Side(*side) for side in zip(*map(sides, (logps, reference, batch.length, collisions)), strict=True))  # noqa: E741
-        return cls(w, l, batch.mean_length)
+        return cls(w, l, batch.mean_length, mismatched)
 
     def swapped(self) -> "Pair":
         """The same pair had its label been the other one: policy and reference change sides together."""
-        return Pair(self.l, self.w, self.mean_length)
+        return Pair(self.l, self.w, self.mean_length, self.mismatched)
+
+
+def mismatched(batch: Pairs) -> Pairs:
+    """Each prompt with the responses of another pair, half the batch further on by index, where neighbours of the same
+    prompt are far; the batch itself where it is one pair."""
+    order = batch.index.argsort()
+    partner = torch.empty_like(order)
+    partner[order] = order.roll(len(batch) // 2)
+    return replace(batch, response=batch.response[partner], length=batch.length[partner], reference=None)

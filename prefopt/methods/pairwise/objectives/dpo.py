@@ -20,8 +20,15 @@ class DPO(Objective):
         self.beta = self.price = beta
 
     def preference(self, pair: Pair) -> Tensor:
-        z = self.beta * (pair.w.ratio - pair.l.ratio)
-        return -logsigmoid(z)
+        return -logsigmoid(self.z(pair))
+
+    def z(self, pair: Pair) -> Tensor:
+        """[B] implied reward of the winner less that of the loser."""
+        return self.beta * (pair.w.ratio - pair.l.ratio)
+
+    def rewards(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        """c, r: [B] implied reward of the winner, and of the loser."""
+        return self.beta * pair.w.ratio, self.beta * pair.l.ratio
 
     def reward(self, logps: Tensor, reference: Tensor | None, length: Tensor) -> Tensor:
         assert reference is not None
