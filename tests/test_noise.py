@@ -167,6 +167,35 @@ def test_every_member_has_a_rate_of_their_own_that_another_seed_redraws(kind, co
     assert (np.ptp(by_member, axis=1) > 0.05).all() and (np.ptp(by_member, axis=0) > 0.05).all()
 
 
+def four_annotators(n=40_000):
+    return replace(recorded(n), annotator=np.array(["dot", "ann", "cy", "bob"])[np.arange(n) % 4])
+
+
+def test_annotators_with_rates_err_as_often_as_these_say_in_the_order_of_their_names():
+    pairs, rates = four_annotators(), {"ann": 0.05, "bob": 0.15, "cy": 0.3, "dot": 0.4}
+    flipped = noise("annotators", rate=0.225, rates=list(rates.values())).flips(pairs, seed=0)
+    for name, rate in rates.items():
+        assert flipped[pairs.annotator == name].mean() == pytest.approx(
+            rate, abs=4 * np.sqrt(rate * (1 - rate) / 10_000)
+        )
+    fewer = noise("annotators", rate=0.1, rates=list(rates.values())).flips(pairs, seed=0)
+    assert not (fewer & ~flipped).any() and fewer.mean() == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize("rates", [[0.1, 0.7], [-0.1, 0.2], [float("nan"), 0.1]])
+def test_what_no_annotator_can_have_for_a_rate_is_named(rates):
+    with pytest.raises(PrefoptError, match=r"noise.rates=.* are not all in \[0, 0.5\]"):
+        noise("annotators", rates=rates)
+
+
+def test_as_many_rates_as_annotators_are_needed():
+    with pytest.raises(
+        PrefoptError, match=r"noise.rates has 3 rates, and the training pairs have 4 annotators"
+    ) as caught:
+        noise("annotators", rates=[0.1, 0.2, 0.3]).flips(four_annotators(8), seed=0)
+    assert "ann, bob, cy, dot" in caught.value.mend
+
+
 def test_length_bias_flips_only_pairs_whose_winner_is_shorter():
     pairs = recorded()
     winner = np.take_along_axis(pairs.length, pairs.label[:, None], axis=1)[:, 0]
