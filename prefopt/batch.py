@@ -112,6 +112,31 @@ class Reasoned(Pairs):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Revised(Pairs):
+    """Pairs whose responses are also answers to the request to revise either of them.
+
+    revised_reference: [B, 4] summed log-probs in nats under the frozen reference, of responses 0 and 1 as revisions of
+    response 0, then of both as revisions of response 1.
+    """
+
+    revised_reference: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Degraded(Pairs):
+    """Pairs with a variant of each response that has lost part of its key content.
+
+    variant, variant_length: [B, 2, V], [B, 2] token ids and tokens. degree: [B, 2] groups of key phrases taken out, -1
+    for a response that has too few of them. given_away: [B, 2] whether the variant's length alone tells its degree.
+    """
+
+    variant: Tensor
+    variant_length: Tensor
+    degree: Tensor
+    given_away: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rated(Groups):
     """Own samples with their rewards.
 

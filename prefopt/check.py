@@ -12,7 +12,7 @@ from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
 
 REFERENCES = ("cached", "copy", "adapter")
-DATASETS = {"text": "dataset=reviews, or dataset=pairs", "exact": "dataset=bandit"}
+DATASETS = {"text": "dataset=reviews, or dataset=pairs", "exact": "dataset=bandit, or dataset=game"}
 MODELS = {"text": "model=tiny, or model=hf", "exact": "model=log_linear, or model=tabular"}
 
 

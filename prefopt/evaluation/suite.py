@@ -11,6 +11,7 @@ from torch import Tensor
 from prefopt.datasets.data import Data, Split
 from prefopt.errors import PrefoptError
 from prefopt.evaluation.exact import enumerated, parameter_error
+from prefopt.evaluation.game import played
 from prefopt.evaluation.gold import Answers, answered, compared, distinct_prompts, samples
 from prefopt.evaluation.own import View
 from prefopt.evaluation.pairs import Figures, detection, held_out, sides
@@ -91,11 +92,12 @@ class Examination:
     def _world(self) -> Figures:
         subject, data = self.subject, self.data
         figures: Figures = {}
-        if subject.theta is not None:
+        if subject.theta is not None and hasattr(data.world, "theta"):
             scale, pairs = subject.theta_scale, len(data.train.pairs)
             figures |= parameter_error(data.world, scale * subject.theta.detach(), rate=self.rate, pairs=pairs)
         if subject.policy is not None and hasattr(subject.policy, "table"):
-            figures |= enumerated(data.world, subject.policy.table(), beta=subject.beta)
+            measured = played if hasattr(data.world, "preferences") else enumerated
+            figures |= measured(data.world, subject.policy.table(), beta=subject.beta)
         elif subject.act is not None and subject.start is not None:
             self.answers = self._answered(subject.act)
             figures |= compared(subject, self.answers, self.start_answers)

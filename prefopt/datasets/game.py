@@ -1,0 +1,123 @@
+"""A preference game: which of two answers is liked better, without a reward behind it, so that likes may go round."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prefopt.batch import Contexts, Groups, Pairs, Prompts, Revised
+from prefopt.datasets.corpus import order
+from prefopt.datasets.data import Data, Split, Truth
+from prefopt.errors import PrefoptError
+from prefopt.store import digest
+from prefopt.table import Ragged, Table
+
+
+class GameWorld:
+    """C contexts x R responses, and for each context and response one more context, which asks for a revision of it.
+
+    preferences: [C, R, R] p(y > y'). rewards: [C, R] the chance to be preferred to an answer of the reference.
+    reference: [C (1 + R), R] its log-probs (uniform); context C + c R + y asks for a revision of y in context c.
+    features: [C (1 + R), R, 1], nothing to generalise by.
+    """
+
+    temperature = 1.0
+
+    def __init__(self, preferences: np.ndarray) -> None:
+        self.preferences = torch.from_numpy(preferences)
+        contexts, responses, _ = preferences.shape
+        self.rewards = self.preferences.mean(-1)
+        shape = (contexts * (1 + responses), responses)
+        self.reference = torch.full(shape, -np.log(responses), dtype=torch.float64)
+        self.features = torch.zeros(*shape, 1, dtype=torch.float64)
+
+    def reward(self, groups: Groups) -> Tensor:
+        return self.rewards.to(groups.prompt.device)[groups.prompt[:, :1], groups.response[..., 0]]
+
+
+class Game:
+    """conf/dataset/game.yaml: pairs of different answers y, y' ~ mu, y preferred with probability p(y > y').
+
+    The pairs are a whole population: each (winner, loser) comes as often as it is likely, to the nearest pair, so that
+    nothing is left to chance.
+
+    Args:
+        preferences: p(y > y') as rows, of one context; None: drawn from `seed`, in steps of 1/20.
+        mu: how often each answer comes up in a pair; None: all alike.
+        responses, contexts: of a game that is drawn.
+        pairs, test_pairs: of the population, over all contexts.
+
+    Raises PrefoptError where `preferences` is no preference, or `mu` no law over its answers.
+    """
+
+    world: ClassVar[str] = "exact"
+    has_gold: ClassVar[bool] = True
+    gives: ClassVar[frozenset[type[Groups]]] = frozenset({Pairs, Prompts, Contexts, Revised})
+
+    def __init__(
+        self,
+        *,
+        preferences: Sequence[Sequence[float]] | None = None,
+        mu: Sequence[float] | None = None,
+        responses: int = 5,
+        contexts: int = 1,
+        pairs: int = 1000,
+        test_pairs: int = 100,
+        seed: int = 0,
+    ) -> None:
+        drawn = self._drawn(contexts, responses, seed) if preferences is None else np.array([preferences], float)
+        answers = drawn.shape[-1]
+        if drawn.ndim != 3 or drawn.shape[1] != answers or not np.allclose(drawn + drawn.transpose(0, 2, 1), 1):
+            raise PrefoptError(
+                f"dataset.preferences={preferences} is no preference: p(y > y') + p(y' > y) must be 1",
+                "give as many rows as columns, with 0.5 on the diagonal",
+            )
+        law = np.full(answers, 1 / answers) if mu is None else np.array(mu, float)
+        if law.shape != (answers,) or (law < 0).any() or not np.isclose(law.sum(), 1):
+            raise PrefoptError(
+                f"dataset.mu={mu} is no law over {answers} answers", f"give {answers} shares that add up to 1"
+            )
+        self.preferences, self.mu, self.seed = drawn, law, seed
+        self.sizes = {"train": pairs, "test": test_pairs}
+
+    def load(self, tokenizer: None = None) -> Data:
+        world = GameWorld(self.preferences)
+        train, test = (self._split(world, name, size) for name, size in self.sizes.items())
+        counts = {f"{name}/used": len(split.pairs) for name, split in (("train", train), ("test", test))}
+        return Data(train, test, world=world, counts=counts)
+
+    def checksum(self) -> str:
+        return digest([self.preferences.tolist(), self.mu.tolist(), self.sizes, self.seed])
+
+    def _split(self, world: GameWorld, name: str, size: int) -> Split:
+        met = self.mu[:, None] * self.mu * (1 - np.eye(len(self.mu)))
+        likely = (self.preferences * met).ravel()
+        context, winner, loser = np.unravel_index(_apportioned(likely / likely.sum(), size), self.preferences.shape)
+        ids = np.array([f"game-{self.seed}-{name}-{i:06d}" for i in range(size)])
+        label = np.array([order(id) for id in ids], dtype=np.int64)
+        both = np.where(label[:, None] == 0, np.stack([winner, loser], 1), np.stack([loser, winner], 1))
+        pairs = Table(
+            kind=Pairs,
+            ids=ids,
+            prompt=Ragged(context.astype(np.int32), np.arange(size + 1)),
+            response=Ragged(both.astype(np.int32).ravel(), np.arange(2 * size + 1)),
+            columns={"label": label},
+        )
+        gold = world.rewards.numpy()[context[:, None], both]
+        return Split(pairs, Truth(label=label, flipped=np.zeros(size, dtype=bool), gold=gold))
+
+    @staticmethod
+    def _drawn(contexts: int, responses: int, seed: int) -> np.ndarray:
+        above = np.random.default_rng([seed, 3]).integers(1, 20, (contexts, responses, responses)) / 20
+        upper = np.triu(above, 1)
+        return upper + np.tril(1 - upper.transpose(0, 2, 1), -1) + np.eye(responses) / 2
+
+
+def _apportioned(shares: np.ndarray, size: int) -> np.ndarray:
+    """[size] indices, each as often as its share says, rounded by largest remainders."""
+    exact = shares * size
+    counts = np.floor(exact + 1e-9).astype(int)
+    counts[np.argsort(counts - exact, kind="stable")[: size - counts.sum()]] += 1
+    return np.repeat(np.arange(len(shares)), counts)
