@@ -1,14 +1,15 @@
 """The kinds of statistic that a claim is made of: numbers from a table of cells, paired by seed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 
 RESAMPLES = 1000
-EXTREMES = frozenset({"smallest_gap", "recovery_ratio"})
-"""Statistics that are the least over seeds: seeds drawn again say nothing of how much less it could be."""
+EXTREMES = frozenset({"smallest_gap", "recovery_ratio", "extreme", "largest_ratio", "largest_gap", "largest_distance"})
+"""Statistics that are extremes over seeds: seeds drawn again say nothing of how much further it could go."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,55 @@ def recovery_ratio(*, figure: str, better: str, worse: str, start: str) -> Stati
             if arm == better
         ]
         return float(np.min(ratios))
+
+    return of
+
+
+def extreme(*, figure: str, arm: str, pick: str) -> Statistic:
+    """The `pick` (min or max) of a figure over seeds."""
+    chosen = {"min": min, "max": max}[pick]
+    return lambda cells: float(chosen(cell.figures[figure] for cell in cells if cell.arm == arm))
+
+
+def largest_ratio(*, figure: str, arm: str, other: str) -> Statistic:
+    """The largest paired `arm` / `other` over seeds: below 1 where it is the smaller one in every seed."""
+
+    def of(cells: Sequence[Cell]) -> float:
+        value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells}
+        return float(max(value[arm, seed] / value[other, seed] for name, seed in value if name == arm))
+
+    return of
+
+
+def largest_gap(*, figures: Sequence[str], arm: str, other: str) -> Statistic:
+    """The largest paired |`arm` - `other`| over seeds and figures."""
+
+    def of(cells: Sequence[Cell]) -> float:
+        value = {(cell.arm, cell.seed): np.array([cell.figures[name] for name in figures]) for cell in cells}
+        return float(max(np.abs(value[arm, k] - value[other, k]).max() for name, k in value if name == arm))
+
+    return of
+
+
+def largest_distance(*, arm: str, targets: Mapping[str, float]) -> Statistic:
+    """The largest |figure - its target| over seeds and figures."""
+    return lambda cells: float(
+        max(abs(c.figures[name] - aim) for c in cells if c.arm == arm for name, aim in targets.items())
+    )
+
+
+def widest(*, arm: str, figures: Sequence[str], against: str) -> Statistic:
+    """Of the laws that `figures` are the shares of, the largest total variation between two places of a grid; the mean
+    over seeds."""
+
+    def of(cells: Sequence[Cell]) -> float:
+        laws: dict[int, dict[str, np.ndarray]] = {}
+        for cell in cells:
+            if cell.arm == arm:
+                shares = np.array([cell.figures[name] for name in figures])
+                laws.setdefault(cell.seed, {})[str(cell.at[against])] = shares
+        gaps = [max(np.abs(p - q).sum() / 2 for p, q in combinations(here.values(), 2)) for here in laws.values()]
+        return float(np.mean(gaps))
 
     return of
 
