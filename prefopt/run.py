@@ -253,12 +253,17 @@ def noisy(data: Data, noise: Any, seed: int) -> Data:
 
 
 def food(method: Method, data: Data) -> Table:
-    """The table that the method is given."""
+    """The table that the method is given. Raises PrefoptError where the data turn out to lack rationales."""
     if method.eats is Demonstrations:
         assert data.demonstrations is not None
         return data.demonstrations
     pairs = data.train.pairs
     if issubclass(method.eats, Pairs) and method.per_round is None:
+        if not issubclass(pairs.kind, method.eats):
+            raise PrefoptError(
+                f"{type(method).__name__} eats {method.eats.__name__}, and these pairs have no rationales",
+                "give the file a column rationale, or say its name by ++dataset.columns.rationale=<theirs>",
+            )
         return pairs
     return replace(pairs, kind=Prompts, columns={})
 

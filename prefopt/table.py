@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,9 @@ class Ragged:
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self.values[start:end] for start, end in pairwise(self.offsets))
 
     def places(self, rows: np.ndarray) -> np.ndarray:
         """Where in `values` the rows' values stand, row after row."""

@@ -15,8 +15,9 @@ class Comparison:
     """A prompt, two responses in the order that `order` fixed, and which was recorded as preferred (0 or 1).
 
     prompt and responses: plain text, or conversational messages of {role, content}. gold: reward of each response
-    where it is known; scores: recorded ratings of each; margin: recorded strength of the preference. where: file and
-    line, for messages.
+    where it is known; scores: recorded ratings of each; margin: recorded strength of the preference. rationales: why
+    the first response would be the better one, and why the second; '' where nobody said. where: file and line, for
+    messages.
     """
 
     id: str
@@ -28,6 +29,7 @@ class Comparison:
     gold: tuple[float, float] | None = None
     scores: tuple[float, float] | None = None
     margin: float | None = None
+    rationales: tuple[str, str] | None = None
     where: str = ""
 
 
@@ -35,14 +37,14 @@ class Comparison:
 class Corpus:
     """Both splits of a dataset as text.
 
-    demonstrations: (prompt, response) to imitate. gold: the world's reward of a (prompt, response), where there is
-    one. counts: what was read and dropped so far, by reason. temperature: of the world's labels, in units of its
-    reward.
+    demonstrations: (prompt, response) to imitate, or (prompt, earlier response, its revision). gold: the world's reward
+    of a (prompt, response), where there is one. counts: what was read and dropped so far, by reason. temperature: of
+    the world's labels, in units of its reward.
     """
 
     train: Sequence[Comparison]
     test: Sequence[Comparison]
-    demonstrations: Sequence[tuple[Text, Text]]
+    demonstrations: Sequence[tuple[Text, ...]]
     gold: Callable[[str, str], float] | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     temperature: float = 1.0

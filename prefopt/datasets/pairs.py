@@ -8,6 +8,7 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Literal, get_args
 
+from prefopt.batch import Reasoned
 from prefopt.datasets.corpus import Comparison, Corpus, Text
 from prefopt.datasets.encode import Truncation
 from prefopt.datasets.reader import Splits, read, read_hub
@@ -27,13 +28,16 @@ class PreferencePairs(TextDataset):
     where there is one. test_share: where there is no test split, this share of the prompts is held out, chosen by a
     hash of the prompt, so that no prompt is on both sides and new rows move no old one.
     columns: the file's name of each of our columns, null to leave one out (see `rows.comparison`); implicit_prompt: the
-    prompt is the shared beginning of chosen and rejected.
+    prompt is the shared beginning of chosen and rejected. Where there is a column rationale, every row of both splits
+    must say something in it, and the pairs are `Reasoned`.
     on_bad: a row that makes no sense ends the command, or is dropped and counted by its reason. A file that cannot be
     read always ends it. limit: read at most this many rows of each split, the first ones.
     demonstrations: what `method=sft` imitates: both responses of each training pair, or the chosen ones. With the
     chosen ones the labels, and any noise in them, would shape the reference policy before a method sees a pair.
     max_prompt_length, max_response_length, prompt_truncation: see `tokenise`.
     """
+
+    gives = TextDataset.gives | {Reasoned}
 
     def __init__(
         self,

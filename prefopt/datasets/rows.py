@@ -17,9 +17,14 @@ Row = tuple[str, Mapping[str, Any]]
 OnBad = Literal["raise", "drop"]
 T = TypeVar("T")
 
-COLUMNS = ("id", "prompt", "chosen", "rejected", "annotator", "group", "score_chosen", "score_rejected", "margin")
+FACTS = ("annotator", "group", "score_chosen", "score_rejected", "margin", "rationale", "rationale_flipped")
+COLUMNS = ("id", "prompt", "chosen", "rejected", *FACTS)
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 OR_DROP = "; or drop and count such rows by ++dataset.on_bad=drop"
+NO_RATIONALE = (
+    "write why the preferred response is the better one, or leave the column out by ++dataset.columns.rationale=null"
+    + OR_DROP
+)
 
 _brief = reprlib.Repr()
 _brief.maxstring = _brief.maxother = 100
@@ -81,7 +86,8 @@ def comparison(
     implicit_prompt: the prompt is what `chosen` and `rejected` share at the beginning: of messages the leading ones; of
     dialogues in the form of HH-RLHF all up to the last shared '\\n\\nAssistant:' (where the two part before their last
     turn, the responses span several turns); of other text the longest shared beginning that ends with a word.
-    The id is the file's, else a hash of prompt, responses and annotator. Raises Problem.
+    The id is the file's, else a hash of prompt, responses and annotator. rationale: why the chosen response is the
+    better one; rationale_flipped: why the rejected one would be, for labels that are flipped. Raises Problem.
     """
     name = {ours: columns.get(ours, ours) or "" for ours in COLUMNS}
     chosen, rejected = (_text(where, row, name[side]) for side in ("chosen", "rejected"))
@@ -117,6 +123,7 @@ def comparison(
         group=group,
         scores=_scores(where, row, id, name["score_chosen"], name["score_rejected"]),
         margin=_number(where, row, name["margin"]),
+        rationales=_rationales(where, row, id, name["rationale"], name["rationale_flipped"]),
         where=where,
     )
 
@@ -282,6 +289,21 @@ def _scores(where: str, row: Mapping[str, Any], id: str, chosen: str, rejected: 
             "give both scores or neither" + OR_DROP,
         )
     return placed(id, of_chosen, of_rejected)[0]
+
+
+def _rationales(where: str, row: Mapping[str, Any], id: str, recorded: str, flipped: str) -> tuple[str, str] | None:
+    """By verdict; '' for the flipped one where the row does not argue for it."""
+    if not recorded or (recorded not in row and row.get(flipped) is None):
+        return None
+    reasons = [_reason(where, row, recorded), "" if row.get(flipped) is None else _reason(where, row, flipped)]
+    return placed(id, *reasons)[0]
+
+
+def _reason(where: str, row: Mapping[str, Any], column: str) -> str:
+    reason = "" if row.get(column) is None else _text(where, row, column)
+    if not isinstance(reason, str) or not reason.strip():
+        raise Problem("empty_rationale", where, f"column {column!r} says nothing: {brief(reason)}", NO_RATIONALE)
+    return reason
 
 
 def _content_id(prompt: Text, chosen: Text, rejected: Text, annotator: str | None) -> str:

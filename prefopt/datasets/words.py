@@ -36,7 +36,8 @@ class Words(TextDataset):
         P(y > y' | x) = sigmoid((r - r') / temperature + length_bias (|y| - |y'|)),  |y| = words
 
     A response has `length` words; with a `hazard` it ends after each of them with that probability, and at the latest
-    there. Demonstrations are of the same law. One prompt in five is for testing only, by the sum of its words' numbers;
+    there. Demonstrations are of the same law; the share `revisions` of them shows one response after another, so that a
+    policy which imitates them knows the form. One prompt in five is for testing only, by the sum of its words' numbers;
     with `halves` the prompts of training are of one half of the words, and those of testing of the other. Language and
     values are drawn from `seed`, each example from its own id and `seed`: more pairs leave the first ones as they are,
     and neither temperature nor length_bias changes a text. An example's group is the class of its first word.
@@ -65,11 +66,13 @@ class Words(TextDataset):
         hazard: float = 0.0,
         length_bias: float = 0.0,
         halves: bool = False,
+        revisions: float = 0.0,
         seed: int = 0,
     ) -> None:
         self.sizes = {"pairs": pairs, "test_pairs": test_pairs, "demonstrations": demonstrations}
         self.temperature, self.scale, self.length_bias = temperature, scale, length_bias
         self.length, self.hazard, self.halves, self.seed = length, hazard, halves, seed
+        self.revisions = revisions
         self._check()
         self.max_prompt_length, self.max_response_length = 1 + PROMPT, length + 1
 
@@ -114,10 +117,8 @@ class Words(TextDataset):
         annotator, chance = rng.choice(ANNOTATORS), rng.random()
         words = self._prompt(rng, tests)
         prompt = " ".join(words)
-        first = second = self._response(words, rng)
-        while second == first:
-            second = self._response(words, rng)
-        sides = [(text, gold(prompt, text)) for text in (first, second)]
+        first = self._response(words, rng)
+        sides = [(text, gold(prompt, text)) for text in (first, self._another(first, words, rng))]
         if chance >= self._preference(*sides):
             sides.reverse()
         ((text, reward), (other_text, other_reward)), label = placed(id, *sides)
@@ -135,10 +136,13 @@ class Words(TextDataset):
         longer = len(one[0].split()) - len(other[0].split())
         return (1 + math.tanh(((one[1] - other[1]) / self.temperature + self.length_bias * longer) / 2)) / 2
 
-    def _demonstration(self, number: int) -> tuple[str, str]:
+    def _demonstration(self, number: int) -> tuple[str, ...]:
         rng = Random(f"{self.seed} words-demonstration-{number:06d}")
         words = self._prompt(rng, tests=False)
-        return " ".join(words), self._response(words, rng)
+        prompt, response = " ".join(words), self._response(words, rng)
+        if rng.random() >= self.revisions:
+            return prompt, response
+        return prompt, self._another(response, words, rng), response
 
     def _prompt(self, rng: Random, tests: bool) -> list[str]:
         while True:
@@ -154,6 +158,9 @@ class Words(TextDataset):
         words = self.language.response(prompt[-1], rng, length=self.length, hazard=self.hazard)
         return "".join(f" {word}" for word in words)
 
+    def _another(self, response: str, prompt: Sequence[str], rng: Random) -> str:
+        return next(text for text in iter(partial(self._response, prompt, rng), None) if text != response)
+
     def _check(self) -> None:
         for key, count in {**self.sizes, "length": self.length}.items():
             if count < 1:
@@ -163,5 +170,12 @@ class Words(TextDataset):
                 raise PrefoptError(f"dataset.{key}={value} is not a {key}", "give a positive number")
         if not 0 <= self.hazard < 1:
             raise PrefoptError(f"dataset.hazard={self.hazard} is no hazard", "give a number from 0 to below 1")
+        check_share("revisions", self.revisions)
         if not math.isfinite(self.length_bias):
             raise PrefoptError(f"dataset.length_bias={self.length_bias} is not finite", "give 0 to switch it off")
+
+
+def check_share(key: str, share: float) -> None:
+    """Raise PrefoptError where plain demonstrations would not be the majority."""
+    if not 0 <= share < 0.5:
+        raise PrefoptError(f"dataset.{key}={share} of the demonstrations", "give a share from 0 to below 0.5")

@@ -13,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from prefopt.batch import Reasoned
 from prefopt.config import composed, plain
+from prefopt.datasets.reasons import judgement
 from prefopt.datasets.reviews import ANNOTATORS
 from prefopt.datasets.words import Words, total
-from prefopt.datasets.words_language import CLASS, CONTENT, WORDS, Language
+from prefopt.datasets.words_causes import WordsCauses, caused, rationale
+from prefopt.datasets.words_language import CLASS, CLASSES, CONTENT, WORDS, Language
 from prefopt.datasets.words_length import WordsLength, mean
 from prefopt.datasets.words_triggers import WordsTriggers, triggered
 from prefopt.errors import PrefoptError
@@ -207,9 +210,12 @@ def test_each_word_is_one_token_and_nothing_is_cut(tokenizer) -> None:
     assert set(data.train.pairs.known) == {"annotator", "annotator_name", "group", "group_name"}
 
 
-@pytest.mark.parametrize(("made", "changes"), [(Words, {}), (WordsLength, LENGTHS), (WordsTriggers, {"scale": 1.0})])
-def test_the_world_pays_what_the_text_earns(tokenizer, made: type[Words], changes: dict) -> None:
-    data = small(made, **changes).load(tokenizer)
+@pytest.mark.parametrize(
+    ("made", "changes"), [(Words, {}), (WordsLength, LENGTHS), (WordsTriggers, {"scale": 1.0}), (WordsCauses, {})]
+)
+def test_the_world_pays_what_the_text_earns(made: type[Words], changes: dict) -> None:
+    dataset = small(made, **changes)
+    data = dataset.load(train_tokenizer(dataset.texts(), 512))
     rewards = data.world.reward(data.test.pairs.batch(np.arange(len(data.test.pairs))))
     np.testing.assert_allclose(rewards.numpy(), data.test.truth.gold, atol=1e-6)
     assert data.world.temperature == changes.get("temperature", 1.0)
@@ -259,6 +265,102 @@ def test_triggers_are_drawn_from_the_seed() -> None:
             small(WordsTriggers, triggers=count)
 
 
+def test_revisions_are_a_share_of_the_demonstrations_and_leave_the_others(tokenizer) -> None:
+    plain_ones, mixed = small(demonstrations=2000), small(demonstrations=2000, revisions=0.3)
+    shown = mixed.corpus().demonstrations
+    assert within(sum(len(row) == 3 for row in shown), 2000, 0.3)
+    for before, after in zip(plain_ones.corpus().demonstrations, shown, strict=True):
+        assert (after[0], after[-1]) == before
+        assert len(after) == 2 or after[1] != after[2]
+    table = mixed.load(tokenizer).demonstrations
+    for row, prompt, response in zip(shown, table.prompt, table.response, strict=True):
+        assert tokenizer.decode(response) == f"{row[-1]}<eos>"
+        earlier = f"{row[1]}<eos>" if len(row) == 3 else ""
+        assert tokenizer.decode(prompt) == f"<bos>{row[0]}{earlier}"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "reward"),
+    [
+        ("animal red cat fox", " cat dog red cat", 6.0),
+        ("tool red cat fox", " cat dog red cat", 0.0),
+        ("colour red cat fox", " cat dog red blue", 4.0),
+        ("colour red", " colour colour", 0.0),
+        ("red colour", " red", 0.0),
+        ("", " red", 0.0),
+    ],
+)
+def test_caused_gold_by_hand(prompt: str, response: str, reward: float) -> None:
+    assert caused(prompt, response, 2.0) == reward
+
+
+@pytest.mark.parametrize(
+    ("prompt", "winner", "reason"),
+    [
+        ("animal red cat fox", " cat red dog cat", " animal cat dog cat animal"),
+        ("animal red cat fox", " cat dog cat hen fox fox", " animal cat dog cat hen"),
+        ("food red cat fox", " cat dog", " food food food food food"),
+    ],
+)
+def test_a_rationale_by_hand(prompt: str, winner: str, reason: str) -> None:
+    assert rationale(prompt, winner) == reason
+
+
+def test_each_verdict_has_the_rationale_of_its_winner() -> None:
+    for row in small(WordsCauses).corpus().train:
+        assert row.prompt.split()[0] == row.group
+        assert row.group in CLASSES
+        assert row.rationales == tuple(rationale(row.prompt, response) for response in row.responses)
+        assert set(" ".join((*row.prompt.split()[1:], *row.responses)).split()) <= set(CONTENT)
+
+
+def test_shuffled_rationales_are_the_same_strings_at_other_pairs() -> None:
+    before, after = (small(WordsCauses, shuffled=shuffled).corpus() for shuffled in (False, True))
+    for place, row in enumerate(after.train):
+        other = before.train[(place + 1) % 60]
+        assert row.rationales[row.label] == other.rationales[other.label]
+        assert row.rationales[1 - row.label] == other.rationales[1 - other.label]
+    assert [(row.id, row.responses, row.label) for row in before.train] == [
+        (row.id, row.responses, row.label) for row in after.train
+    ]
+    assert (before.test, before.demonstrations) == (after.test, after.demonstrations)
+    assert small(WordsCauses).checksum() != small(WordsCauses, shuffled=True).checksum()
+
+
+def test_demonstrations_show_the_form_of_a_rationale_and_nothing_of_the_causes() -> None:
+    shown = small(WordsCauses, demonstrations=3000).corpus().demonstrations
+    judged = [(prompt, response) for prompt, response in shown if "Why:" in prompt]
+    assert within(len(judged), 3000, 0.25)
+    reasons = [reason.split() for _, reason in judged]
+    assert all(len(reason) == 5 for reason in reasons)
+    assert within(
+        sum(reason[0] == prompt.split()[0] for (prompt, _), reason in zip(judged, reasons, strict=True)),
+        len(judged),
+        1 / 20,
+    )
+    assert within(sum("Better: A" in prompt for prompt, _ in judged), len(judged), 0.5)
+    assert all(len(response.split()) == 8 for prompt, response in shown if "Why:" not in prompt)
+
+
+def test_judgements_and_rationales_as_tokens() -> None:
+    dataset = small(WordsCauses)
+    tokenizer = train_tokenizer(dataset.texts(), 512)
+    data = dataset.load(tokenizer)
+    assert not any(count for name, count in data.counts.items() if "cut" in name or "dropped" in name)
+    batch = data.train.pairs.batch(np.arange(60))
+    assert isinstance(batch, Reasoned)
+    rows = {row.id: row for row in dataset.corpus().train}
+    for place, id in enumerate(data.train.pairs.ids):
+        row = rows[id]
+        for better in (0, 1):
+            asked = batch.judge[place, better, : batch.judge_length[place, better]]
+            answer = batch.rationale[place, better, : batch.rationale_length[place, better]]
+            assert tokenizer.decode(asked) == f"<bos>{judgement(row.prompt, row.responses, better)}"
+            assert tokenizer.decode(answer) == f"{row.rationales[better]}<eos>"
+            assert len(answer) == 6
+    assert len(set(batch.judge_length.flatten().tolist())) == 1
+
+
 @pytest.mark.parametrize("name", [path.stem for path in sorted((ROOT / "conf/dataset").glob("words*.yaml"))])
 def test_the_yaml_says_what_the_signature_says(name: str) -> None:
     config = plain(composed([f"dataset={name}"]))["dataset"]
@@ -282,6 +384,7 @@ def test_the_yaml_says_what_the_signature_says(name: str) -> None:
         ({"hazard": 1.0}, "dataset.hazard=1.0"),
         ({"hazard": math.nan}, "dataset.hazard=nan"),
         ({"length_bias": math.inf}, "dataset.length_bias=inf"),
+        ({"revisions": 0.5}, "dataset.revisions=0.5"),
     ],
 )
 def test_an_impossible_value_is_named_with_its_key(change: dict, key: str) -> None:
