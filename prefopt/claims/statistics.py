@@ -150,7 +150,7 @@ def largest_gap(*, figures: Sequence[str], arm: str, other: str) -> Statistic:
     """The largest paired |`arm` - `other`| over seeds and figures."""
 
     def of(cells: Sequence[Cell]) -> float:
-        value = {(cell.arm, cell.seed): np.array([cell.figures[name] for name in figures]) for cell in cells}
+        value = {(c.arm, c.seed): np.array([c.figures[f] for f in figures]) for c in cells if c.arm in (arm, other)}
         return float(max(np.abs(value[arm, k] - value[other, k]).max() for name, k in value if name == arm))
 
     return of

@@ -38,7 +38,7 @@ class Reliability(Memory):
             raise PrefoptError(f"method.robust.reliability={start} is outside (0.5, 1)", "the paper starts at 0.9")
         if not 0 < rate <= 1:
             raise PrefoptError(f"method.robust.rate={rate} is outside (0, 1]", "the paper takes 0.1")
-        self.start, self.rate = start, rate
+        self.start, self.rate, self.said = start, rate, False
         self._size([], torch.ones(1))
 
     def begin(self, data: Table) -> None:
@@ -70,12 +70,13 @@ class Reliability(Memory):
         alike = squared.sum() / total - (p.sum() / total) ** 2 < ALIKE**2
         unsound = (eta <= 0.5) | (eta >= 1 - ALIKE) | alike & ((mean - self.eta).abs() > ALIKE)
         present = count > 0
-        if (fallen := present & unsound & ~self.collapsed).any():
-            self._say(fallen.nonzero()[:, 0].tolist())
+        if not self.said and (present & unsound).any():
+            self._say((present & unsound).nonzero()[:, 0].tolist())
         self.eta = torch.where(present & ~unsound, eta, self.eta)
         self.collapsed = torch.where(present, unsound, self.collapsed)
 
     def _say(self, who: list[int]) -> None:
+        self.said = True
         known = ", ".join([*self.names, "no name"][k] for k in who[:SHOWN])
         say(
             f"EM has collapsed for the annotators: {known}. All of their labels are trusted alike: they are clean, or "
