@@ -21,7 +21,7 @@ class AOT(DPO):
 
     def preference(self, pair: Pair) -> Tensor:
         assert pair.w.reference is not None and pair.l.reference is not None
-        margin, reference = pair.w.S - pair.l.S, (pair.w.reference - pair.l.reference).sum(-1)
+        margin, reference = pair.w.S - pair.l.S, pair.w.reference.sum(-1) - pair.l.reference.sum(-1)
         return -logsigmoid(self.beta * (margin - of_same_rank(reference, margin)))
 
 
