@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from prefopt import belief, ranks, stop, store
-from prefopt.batch import Demonstrations, Pairs, Prompts
+from prefopt.batch import Demonstrations, Pairs, Prompts, Reasoned
 from prefopt.cast import cast
 from prefopt.check import check
 from prefopt.config import needed, plain
@@ -259,7 +259,7 @@ def food(method: Method, data: Data) -> Table:
         return data.demonstrations
     pairs = data.train.pairs
     if issubclass(method.eats, Pairs) and method.per_round is None:
-        if not issubclass(pairs.kind, method.eats):
+        if method.eats is Reasoned and not issubclass(pairs.kind, Reasoned):
             raise PrefoptError(
                 f"{type(method).__name__} eats {method.eats.__name__}, and these pairs have no rationales",
                 "give the file a column rationale, or say its name by ++dataset.columns.rationale=<theirs>",

@@ -50,6 +50,17 @@ def response_logits(model: Any, groups: Groups) -> Tensor:
     return head(model, hidden[row[..., None].expand_as(mask)[mask], position[mask]])
 
 
+def pooled_states(model: Any, groups: Groups) -> Tensor:
+    """[B, n, d] mean of the last layer's states over the tokens of each response."""
+    rows, _ = rows_of(groups)
+    hidden = backbone(model)(input_ids=rows.flatten(0, 1), use_cache=False).last_hidden_state
+    steps = torch.arange(rows.shape[-1], device=rows.device)
+    first = groups.prompt_length[:, None, None]
+    inside = (steps >= first) & (steps < first + groups.length[..., None])
+    states = hidden.view(*rows.shape, -1)
+    return (states * inside[..., None]).sum(2) / groups.length[..., None]
+
+
 def backbone(model: Any) -> Any:
     """The transformer below the language-model head, with whatever adapters were put into it."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model

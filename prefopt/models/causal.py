@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prefopt.batch import Groups
-from prefopt.engine.logps import backbone, rows_of, token_collisions, token_logps
+from prefopt.engine.logps import backbone, pooled_states, rows_of, token_collisions, token_logps
 from prefopt.engine.sampling import sample
 from prefopt.errors import PrefoptError
 
@@ -30,6 +30,15 @@ class CausalPolicy(nn.Module):
 
     def collisions(self, groups: Groups) -> Tensor:
         return token_collisions(self.model, groups)
+
+    @property
+    def width(self) -> int:
+        """Of its states."""
+        return int(self.model.config.hidden_size)
+
+    def pooled(self, groups: Groups) -> Tensor:
+        """[B, n, width] mean of the last layer's states over the tokens of each response."""
+        return pooled_states(self.model, groups)
 
     def sample(self, prompts: Groups, n: int, generator: torch.Generator | None = None) -> Groups:
         was_training = self.model.training

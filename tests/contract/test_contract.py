@@ -142,6 +142,11 @@ class Player(nn.Module):
         """As of a policy over e^2 tokens: never below -2."""
         return (2 * self.logps(groups).detach()).clamp(min=-2)
 
+    width = 4
+
+    def pooled(self, groups: Groups) -> Tensor:
+        return self.logps(groups).sum(-1)[..., None].expand(-1, -1, self.width)
+
     def score(self, groups: Groups) -> Tensor:
         return self.logps(groups).sum(-1)
 
@@ -160,6 +165,10 @@ def batch_of(kind: type[Groups], dtype: torch.dtype, *, extreme: bool = False) -
         "annotator": torch.arange(B) % 3,
         "group": torch.arange(B) % 2,
         "revised_reference": -10 * torch.rand(B, 4, generator=draw, dtype=dtype),
+        "variant": torch.ones(B, 2, T, dtype=torch.long),
+        "variant_length": torch.randint(1, T + 1, (B, 2), generator=draw),
+        "degree": torch.randint(-1, 4, (B, 2), generator=draw),
+        "given_away": torch.ones(B, 2, dtype=torch.bool),
     }
     return kind(
         index=torch.arange(B),

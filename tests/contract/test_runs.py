@@ -69,6 +69,8 @@ def test_micro_batches_train_as_the_whole_batch_does(row: Any, lab: Any) -> None
             torch.testing.assert_close(parts.weights[name], value, rtol=0, atol=1e-12 if exact else 1e-6)
         first = [next(metrics for _, metrics in outcome.events if "loss" in metrics) for outcome in (whole, parts)]
         assert first[0]["grad_norm"] > 1e-3
+        for metrics in first:  # at the first step reward margins are rounding errors, and their signs are of no worth
+            metrics.pop("rewards/accuracies", None)
         assert first[0] == pytest.approx(first[1], rel=1e-5, abs=1e-6)
 
 

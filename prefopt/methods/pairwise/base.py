@@ -74,7 +74,7 @@ class Pairwise(Method):
     Raises PrefoptError where the objective couples pairs that the robustifier has to tell apart.
     """
 
-    eats = Pairs
+    eats: ClassVar[type[Pairs]] = Pairs
 
     def __init__(self, *, objective: Objective, robust: Robustifier) -> None:
         super().__init__()
