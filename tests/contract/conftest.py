@@ -15,6 +15,7 @@ import prefopt.run
 from prefopt.batch import Prompts
 from prefopt.config import CONF, composed, plain
 from prefopt.datasets.bandit import Bandit
+from prefopt.datasets.reviews import Reviews
 from prefopt.evaluation import figures
 from prefopt.methods.base import Method
 from prefopt.store import Run
@@ -23,8 +24,10 @@ from prefopt.tracking.events import EVENTS, read
 COMMON = ("tracking=none", "trainer=cpu", "trainer.log_every=2", "rounds=3", "batch_size=8", "evaluation.times=2")
 EXACT = ("dataset=bandit", "model=tabular", "dataset.seed=0", "dataset.pairs=24", "dataset.test_pairs=16")
 EXACT_SIZES = ("dataset.contexts=4", "dataset.responses=4", "dataset.dimension=3")
-TEXT = ("dataset=reviews", "dataset.pairs=24", "dataset.test_pairs=16", "dataset.demonstrations=24")
-TEXT_SIZES = ("model=tiny", "model.hidden_size=16", "model.layers=1", "model.heads=2", "model.vocabulary=300")
+TEXT = ("dataset=reviews", "model.vocabulary=300")
+REASONED = ("dataset=words_causes", "model.vocabulary=512")
+TEXT_SIZES = ("dataset.pairs=24", "dataset.test_pairs=16", "dataset.demonstrations=24", "model=tiny")
+TEXT_SIZES += ("model.hidden_size=16", "model.layers=1", "model.heads=2")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,9 @@ class Row:
         """The exact world, which is quick, where it gives what the method eats, and text elsewhere."""
         method = self.method
         eaten = Prompts if method.per_round is not None else method.eats
-        return EXACT + EXACT_SIZES if "exact" in method.worlds and eaten in Bandit.gives else TEXT + TEXT_SIZES
+        if "exact" in method.worlds and eaten in Bandit.gives:
+            return EXACT + EXACT_SIZES
+        return TEXT + TEXT_SIZES if eaten in Reviews.gives else REASONED + TEXT_SIZES
 
     def config(self, *overrides: str) -> DictConfig:
         return composed([f"method={self.name}", *self.world, *COMMON, "evaluation.prompts=4", *overrides])

@@ -169,6 +169,10 @@ def batch_of(kind: type[Groups], dtype: torch.dtype, *, extreme: bool = False) -
         "variant_length": torch.randint(1, T + 1, (B, 2), generator=draw),
         "degree": torch.randint(-1, 4, (B, 2), generator=draw),
         "given_away": torch.ones(B, 2, dtype=torch.bool),
+        "judge": torch.ones(B, 2, 9, dtype=torch.long),
+        "judge_length": torch.full((B, 2), 9),
+        "rationale": torch.ones(B, 2, T, dtype=torch.long),
+        "rationale_length": torch.randint(1, T + 1, (B, 2), generator=draw),
     }
     return kind(
         index=torch.arange(B),
