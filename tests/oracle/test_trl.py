@@ -1,11 +1,13 @@
-"""Parity with TRL 1.16 on the same per-token log-probs, where the definitions agree.
+"""Parity with TRL 1.16's DPO trainer on the same per-token log-probs, where the definitions agree: they do for all of
+its fifteen losses, for its f-divergences, for WPO's weights and for LD-DPO.
 
-They do for DPO (`sigmoid`), robust DPO (`robust`), IPO with token means (`ipo`) and SFT (`sft`). They do not for SLiC:
-TRL's `hinge` is SLiC-DPO, max(0, 1 - z) on log-ratios to the reference without a regulariser, ours is SLiC-HF on plain
-log-probs with one. TRL has no cDPO: its `sigmoid` ignores `label_smoothing`, as the last test records.
+Its `hinge` is our `hinge`, not our `slic`, which is SLiC-HF. Its `bco_pair` is our `bco` before the first step: it
+leaves the reward shift out. TRL has no cDPO: its `sigmoid` ignores `label_smoothing`, as the last test records.
 """
 
 from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
@@ -15,140 +17,197 @@ import torch
 from torch import Tensor, nn
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from prefopt.batch import Demonstrations, Groups, Pairs, chosen_rejected
-from prefopt.methods.base import Method
+from prefopt.batch import Demonstrations, Pairs, chosen_rejected
 from prefopt.methods.demonstrations.sft import SFT
-from prefopt.methods.pairwise.base import Pairwise
+from prefopt.methods.pairwise.base import Objective, Pairwise
+from prefopt.methods.pairwise.objectives.aot import AOT
+from prefopt.methods.pairwise.objectives.aot_unpaired import AOTUnpaired
+from prefopt.methods.pairwise.objectives.apo_down import APODown
+from prefopt.methods.pairwise.objectives.apo_zero import APOZero
+from prefopt.methods.pairwise.objectives.bco import BCO
+from prefopt.methods.pairwise.objectives.discopop import DiscoPOP
 from prefopt.methods.pairwise.objectives.dpo import DPO
+from prefopt.methods.pairwise.objectives.exo import EXO
+from prefopt.methods.pairwise.objectives.f_dpo import FDPO
+from prefopt.methods.pairwise.objectives.hinge import Hinge
 from prefopt.methods.pairwise.objectives.ipo import IPO
+from prefopt.methods.pairwise.objectives.ld_dpo import LDDPO
+from prefopt.methods.pairwise.objectives.lndpo import LNDPO
+from prefopt.methods.pairwise.objectives.nca import NCA
+from prefopt.methods.pairwise.objectives.sppo_hard import SPPOHard
+from prefopt.methods.pairwise.objectives.wpo import WPO
 from prefopt.methods.pairwise.robust.none import Plain
 from prefopt.methods.pairwise.robust.smoothing import Smoothing
 from prefopt.methods.pairwise.robust.unbiased import Unbiased
 
-B, P, T = 16, 3, 7
+
+def theirs(batch: Pairs, policy: Any, **settings: Any) -> tuple[Tensor, Tensor]:
+    """What TRL makes of it: a pair at a time, and the gradient of all at once."""
+    one_by_one = [trl_loss(batch.pick(slice(i, i + 1)), policy, **settings)[0] for i in range(len(batch))]
+    return torch.stack(one_by_one), trl_loss(batch, policy, **settings)[1]
 
 
-class Numbers(nn.Module):
-    """A policy whose log-probs [B, n, T] are given."""
-
-    def __init__(self, values: Tensor) -> None:
-        super().__init__()
-        self.values = nn.Parameter(values)
-
-    def logps(self, groups: Groups) -> Tensor:
-        return self.values[groups.index]
-
-
-@pytest.fixture(scope="module")
-def batch() -> Pairs:
-    draw = torch.Generator().manual_seed(0)
-    length = torch.randint(1, T + 1, (B, 2), generator=draw)
-    length[0] = T
-    reference = -4 * torch.rand(B, 2, T, generator=draw)
-    return Pairs(
-        index=torch.arange(B),
-        prompt=torch.ones(B, P, dtype=torch.long),
-        prompt_length=torch.full((B,), P),
-        response=torch.ones(B, 2, T, dtype=torch.long),
-        length=length,
-        mean_length=length.float().mean(),
-        reference=reference * (torch.arange(T) < length[..., None]),
-        label=torch.randint(0, 2, (B,), generator=draw),
-    )
-
-
-@pytest.fixture
-def policy(batch: Pairs) -> Numbers:
-    return Numbers(-4 * torch.rand(B, 2, T, generator=torch.Generator().manual_seed(1)) * batch.mask)
-
-
-def ours(method: Method, batch: Groups, policy: Numbers) -> tuple[Tensor, Tensor]:
-    """Our losses [B] and the gradient of their mean in the log-probs."""
-    optimizer = torch.optim.SGD
-    cast = {"policy": policy, "reference": None}
-    method.prepare(cast, optimizer=optimizer, schedule=lambda _: 1.0, micro_batch_size=None, clip=None, seed=0)
-    losses, _ = method.loss(batch)
-    return losses.detach(), torch.autograd.grad(losses.mean(), policy.values)[0]
-
-
-def theirs(loss_type: str, batch: Pairs, policy: Numbers, beta: float, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    """The same from TRL's trainer, of which only its loss runs: a pair at a time, and all at once for the gradient."""
-    one_by_one = [
-        trl_loss(loss_type, batch.pick(slice(i, i + 1)), policy, beta, smoothing)[0] for i in range(len(batch))
-    ]
-    _, gradient = trl_loss(loss_type, batch, policy, beta, smoothing)
-    return torch.stack(one_by_one), gradient
-
-
-def trl_loss(loss_type: str, batch: Pairs, policy: Numbers, beta: float, smoothing: float) -> tuple[Tensor, Tensor]:
-    side_by_side = torch.cat(chosen_rejected(policy.logps(batch), batch.label))
+def trl_loss(
+    batch: Pairs, policy: Any, *, loss_type: str = "sigmoid", beta: float = 0.1, **settings: Any
+) -> tuple[Tensor, Tensor]:
+    """The loss and its gradient in the log-probs from TRL's trainer, of which only its loss runs."""
+    reference_logps = batch.reference
+    assert reference_logps is not None
+    prompt = batch.prompt.shape[1]
     mask = torch.cat(chosen_rejected(batch.mask, batch.label))
-    rows = torch.nn.functional.pad(mask.long(), (P, 0))
-    # log_probs[t] is that of token t + 1 of the row
-    log_probs = torch.nn.functional.pad(side_by_side, (P - 1, 0))
+    rows = nn.functional.pad(mask.long(), (prompt, 0))
+
+    def side_by_side(values: Tensor) -> Tensor:
+        # position t is that of token t + 1 of the row
+        return nn.functional.pad(torch.cat(chosen_rejected(values, batch.label)), (prompt - 1, 0))
+
+    log_probs = side_by_side(policy.logps(batch))
     zeros = torch.zeros_like(log_probs)
+    outputs = {"entropy": zeros, "mean_logits": zeros, "is_top1": zeros.bool()}
+    outputs["log_sum_sq_probs"] = side_by_side(policy.collisions(batch))
 
     def model(**inputs: Any) -> SimpleNamespace:
-        return SimpleNamespace(log_probs=log_probs, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool())
+        return SimpleNamespace(log_probs=log_probs, **outputs)
 
-    assert batch.reference is not None
-    ref_w, ref_l = chosen_rejected(batch.reference.sum(-1), batch.label)
+    def reference(**inputs: Any) -> SimpleNamespace:
+        return SimpleNamespace(log_probs=side_by_side(reference_logps), **outputs)
+
+    own: Any = nn.Identity()
+    own.is_gradient_checkpointing = False
     trainer: Any = SimpleNamespace(
-        model=nn.Identity(),
+        model=own,
+        ref_model=reference,
         accelerator=SimpleNamespace(device="cpu", gather=lambda x: x, gather_for_metrics=lambda x: x),
+        args=SimpleNamespace(gradient_checkpointing_kwargs=None, discopop_tau=settings.get("tau", 0.05)),
         aux_loss_enabled=False,
-        ld_alpha=None,
-        precompute_ref_logps=True,
-        f_divergence_type="reverse_kl",
+        ld_alpha=settings.get("ld_alpha"),
+        precompute_ref_logps=False,
+        f_divergence_type=settings.get("divergence", "reverse_kl"),
+        f_alpha_divergence_coef=settings.get("alpha"),
         loss_types=[loss_type],
         loss_weights=[1.0],
         beta=beta,
-        label_smoothing=smoothing,
-        use_weighting=False,
+        label_smoothing=settings.get("smoothing", 0.0),
+        use_weighting=settings.get("weighting", False),
         _metrics=defaultdict(lambda: defaultdict(list)),
         _total_train_tokens=0,
         _tp_size=1,
     )
-    inputs = {
-        "input_ids": rows,
-        "attention_mask": torch.ones_like(rows),
-        "completion_mask": rows,
-        "ref_chosen_logps": ref_w,
-        "ref_rejected_logps": ref_l,
-    }
+    inputs = {"input_ids": rows, "attention_mask": torch.ones_like(rows), "completion_mask": rows}
     loss = DPOTrainer._compute_loss(trainer, model, inputs, return_outputs=False)
     return loss.detach(), torch.autograd.grad(loss, policy.values)[0]
-
-
-def agree(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> None:
-    for ours_, theirs_ in zip(a, b, strict=True):
-        torch.testing.assert_close(ours_, theirs_, rtol=1e-6, atol=1e-6)
 
 
 def test_this_is_the_version_that_was_read() -> None:
     assert version("trl").startswith("1.16.")
 
 
-@pytest.mark.parametrize("beta", [0.01, 0.1, 0.5])
-def test_dpo(batch: Pairs, policy: Numbers, beta: float) -> None:
-    agree(
-        ours(Pairwise(objective=DPO(beta=beta), robust=Plain()), batch, policy), theirs("sigmoid", batch, policy, beta)
-    )
+BETAS = [0.01, 0.1, 0.5]
+
+
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize(
+    ("loss_type", "objective"),
+    [
+        ("sigmoid", DPO),
+        ("hinge", Hinge),
+        ("nca_pair", NCA),
+        ("bco_pair", BCO),
+        ("sppo_hard", SPPOHard),
+        ("apo_zero", APOZero),
+        ("apo_down", APODown),
+        ("discopop", DiscoPOP),
+        ("sigmoid_norm", LNDPO),
+    ],
+)
+def test_losses_of_one_pair(
+    batch: Pairs, policy: Any, ours: Any, agree: Any, loss_type: str, objective: Callable[..., Objective], beta: float
+) -> None:
+    method = Pairwise(objective=objective(beta=beta), robust=Plain())
+    agree(ours(method, batch), theirs(batch, policy, loss_type=loss_type, beta=beta))
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5])
 @pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.3, 0.45])
-def test_robust_dpo(batch: Pairs, policy: Numbers, beta: float, epsilon: float) -> None:
+def test_robust_dpo(batch: Pairs, policy: Any, ours: Any, agree: Any, beta: float, epsilon: float) -> None:
     method = Pairwise(objective=DPO(beta=beta), robust=Unbiased(epsilon=epsilon))
-    agree(ours(method, batch, policy), theirs("robust", batch, policy, beta, epsilon))
+    agree(ours(method, batch), theirs(batch, policy, loss_type="robust", beta=beta, smoothing=epsilon))
 
 
 @pytest.mark.parametrize("tau", [0.05, 0.1, 0.5])
-def test_ipo_with_token_means(batch: Pairs, policy: Numbers, tau: float) -> None:
-    agree(ours(Pairwise(objective=IPO(tau=tau), robust=Plain()), batch, policy), theirs("ipo", batch, policy, tau))
+def test_ipo_with_token_means(batch: Pairs, policy: Any, ours: Any, agree: Any, tau: float) -> None:
+    agree(
+        ours(Pairwise(objective=IPO(tau=tau), robust=Plain()), batch),
+        theirs(batch, policy, loss_type="ipo", beta=tau),
+    )
 
 
-def test_sft_is_a_mean_over_the_tokens_of_the_batch(batch: Pairs, policy: Numbers) -> None:
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("epsilon", [1e-3, 0.1, 0.4])
+def test_exo(batch: Pairs, policy: Any, ours: Any, agree: Any, beta: float, epsilon: float) -> None:
+    method = Pairwise(objective=EXO(beta=beta, epsilon=epsilon), robust=Plain())
+    agree(ours(method, batch), theirs(batch, policy, loss_type="exo_pair", beta=beta, smoothing=epsilon))
+
+
+@pytest.mark.parametrize("tau", [0.05, 0.5, 1.0])
+def test_discopop_of_other_widths(batch: Pairs, policy: Any, ours: Any, agree: Any, tau: float) -> None:
+    method = Pairwise(objective=DiscoPOP(beta=0.1, tau=tau), robust=Plain())
+    agree(ours(method, batch), theirs(batch, policy, loss_type="discopop", tau=tau))
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.2])
+@pytest.mark.parametrize(("loss_type", "objective"), [("aot", AOT), ("aot_unpaired", AOTUnpaired)])
+def test_losses_that_sort_the_batch(
+    batch: Pairs,
+    policy: Any,
+    ours: Any,
+    agree: Any,
+    loss_type: str,
+    objective: Callable[..., Objective],
+    epsilon: float,
+) -> None:
+    losses, gradient = ours(Pairwise(objective=objective(beta=0.3), robust=Smoothing(epsilon=epsilon)), batch)
+    agree((losses.mean(), gradient), trl_loss(batch, policy, loss_type=loss_type, beta=0.3, smoothing=epsilon))
+
+
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize(
+    ("divergence", "name"),
+    [("reverse_kl", "reverse_kl"), ("forward_kl", "forward_kl"), ("js", "js_divergence")],
+)
+def test_f_divergences(
+    batch: Pairs, policy: Any, ours: Any, agree: Any, divergence: str, name: str, beta: float
+) -> None:
+    method = Pairwise(objective=FDPO(beta=beta, divergence=divergence), robust=Plain())
+    agree(ours(method, batch), theirs(batch, policy, beta=beta, divergence=name))
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.3])
+def test_alpha_divergences(batch: Pairs, numbers: Any, ours: Any, agree: Any, alpha: float) -> None:
+    """TRL computes them in float32: policy and reference are near each other, so that their powers are of size one."""
+    assert batch.reference is not None
+    reference = batch.reference.float()
+    half = replace(batch, reference=reference)
+    policy = numbers(reference + torch.randn(reference.shape, generator=torch.Generator().manual_seed(2)) / 5)
+    method = Pairwise(objective=FDPO(beta=0.5, divergence="alpha", alpha=alpha), robust=Plain())
+    agree(ours(method, half, policy), theirs(half, policy, beta=0.5, divergence="alpha_divergence", alpha=alpha))
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_wpo(batch: Pairs, policy: Any, ours: Any, agree: Any, beta: float) -> None:
+    agree(
+        ours(Pairwise(objective=WPO(beta=beta), robust=Plain()), batch),
+        theirs(batch, policy, beta=beta, weighting=True),
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_ld_dpo(batch: Pairs, policy: Any, ours: Any, agree: Any, alpha: float) -> None:
+    method = Pairwise(objective=LDDPO(alpha=alpha), robust=Plain())
+    agree(ours(method, batch), theirs(batch, policy, ld_alpha=alpha))
+
+
+def test_sft_is_a_mean_over_the_tokens_of_the_batch(batch: Pairs, policy: Any, numbers: Any, ours: Any) -> None:
     (length, _), (logps, _) = (
         chosen_rejected(batch.length, batch.label),
         chosen_rejected(policy.values.data, batch.label),
@@ -161,14 +220,22 @@ def test_sft_is_a_mean_over_the_tokens_of_the_batch(batch: Pairs, policy: Number
         length=length[:, None],
         mean_length=length.float().mean(),
     )
-    losses, _ = ours(SFT(), imitated, Numbers(logps[:, None]))
-    theirs_, _ = trl_loss("sft", batch, policy, 0.1, 0.0)
+    losses, _ = ours(SFT(), imitated, numbers(logps[:, None]))
+    theirs_, _ = trl_loss(batch, policy, loss_type="sft")
     torch.testing.assert_close(losses.mean(), theirs_, rtol=1e-6, atol=1e-6)
 
 
-def test_trl_ignores_label_smoothing_in_dpo_and_we_do_not(batch: Pairs, policy: Numbers) -> None:
+def test_trl_leaves_the_reward_shift_out_of_bco(batch: Pairs, policy: Any, ours: Any, agree: Any) -> None:
+    method = Pairwise(objective=BCO(beta=0.5), robust=Plain())
+    before = ours(method, batch)
+    agree(before, theirs(batch, policy, loss_type="bco_pair", beta=0.5))
+    method.objective.learn()
+    assert (ours(method, batch)[0] - before[0]).abs().max() > 1e-2
+
+
+def test_trl_ignores_label_smoothing_in_dpo_and_we_do_not(batch: Pairs, policy: Any, ours: Any, agree: Any) -> None:
     """Its baseline called cDPO is DPO; one day this fails, and cDPO can join the parity tests."""
-    smoothed = theirs("sigmoid", batch, policy, 0.1, 0.2)
-    agree(smoothed, theirs("sigmoid", batch, policy, 0.1, 0.0))
-    cdpo = ours(Pairwise(objective=DPO(beta=0.1), robust=Smoothing(epsilon=0.2)), batch, policy)
+    smoothed = theirs(batch, policy, smoothing=0.2)
+    agree(smoothed, theirs(batch, policy))
+    cdpo = ours(Pairwise(objective=DPO(beta=0.1), robust=Smoothing(epsilon=0.2)), batch)
     assert (cdpo[0] - smoothed[0]).abs().max() > 1e-2
