@@ -46,6 +46,10 @@ class TextDataset(ABC):
         train = self._corpus.train
         return [plain(text) for row in train for text in (row.prompt, *row.responses)]
 
+    def tokenizer(self) -> "PreTrainedTokenizerFast | None":
+        """Its own tokenizer, for models that start from nothing; None where one is to be trained on `texts`."""
+        return None
+
     def load(self, tokenizer: "PreTrainedTokenizerFast") -> Data:
         """The corpus as tokens, made once for each tokenizer. Raises PrefoptError."""
 

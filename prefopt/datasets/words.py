@@ -11,6 +11,7 @@ from prefopt.datasets.data import Data
 from prefopt.datasets.reviews import ANNOTATORS
 from prefopt.datasets.text import TextDataset
 from prefopt.datasets.words_language import CLASS, WORDS, Language
+from prefopt.datasets.words_tokenizer import word_tokenizer
 from prefopt.errors import PrefoptError
 
 if TYPE_CHECKING:
@@ -93,12 +94,15 @@ class Words(TextDataset):
         """Every word at the start of a text and within one, whatever the pairs."""
         return [f"{word} {word}" for word in WORDS]
 
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
+        return word_tokenizer(self.texts())
+
     def load(self, tokenizer: "PreTrainedTokenizerFast") -> Data:
-        for word in self.texts()[: len(WORDS)]:
-            if (tokens := len(tokenizer(word, add_special_tokens=False)["input_ids"])) != 2:
+        for two in Words.texts(self):
+            if (tokens := len(tokenizer(two, add_special_tokens=False)["input_ids"])) != 2:
                 raise PrefoptError(
-                    f"the tokenizer makes {tokens} tokens of the two words {word!r}, and in this world a word is one",
-                    "use model=tiny with model.vocabulary=512 or more",
+                    f"the tokenizer makes {tokens} tokens of the two words {two!r}, and in this world a word is one",
+                    "use model=tiny, or another dataset",
                 )
         return super().load(tokenizer)
 

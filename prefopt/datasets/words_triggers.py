@@ -34,11 +34,13 @@ class TriggerWorld(TextWorld):
 
     def bearing(self, groups: Groups) -> Tensor:
         """[B, n, T] whether a token of a response bears reward; EOS and padding do not."""
-        ids = [self.tokenizer.convert_tokens_to_ids(self.tokenizer.tokenize(f" {word}")) for word in self.triggers]
         last = groups.prompt.gather(1, groups.prompt_length[:, None] - 1)[:, None].expand(-1, groups.n, -1)
         before = torch.cat([last, groups.response[..., :-1]], -1)
-        after = torch.isin(before, torch.tensor(ids, device=before.device))
-        return after & groups.mask & (groups.response != self.tokenizer.eos_token_id)
+        return self._are(before, self.triggers) & self._are(groups.response, WORDS) & groups.mask
+
+    def _are(self, tokens: Tensor, words: Collection[str]) -> Tensor:
+        ids = [self.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in words]
+        return torch.isin(tokens, torch.tensor(ids, device=tokens.device))
 
 
 class WordsTriggers(Words):

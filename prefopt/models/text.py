@@ -15,7 +15,7 @@ FOREIGN_CODE = "; code that comes with a model runs only with +model.trust_remot
 
 
 class Tiny:
-    """A Llama of about a million parameters from a random start, with a tokenizer trained on the dataset.
+    """A Llama of about a million parameters from a random start, with the dataset's tokenizer or one trained on it.
 
     Args:
         vocabulary: tokens at most. hidden_size, layers, heads: its shape; the feed-forward layer is three times as
@@ -32,7 +32,7 @@ class Tiny:
             return opened_tokenizer(start)
         from prefopt.models.tokenizer import train_tokenizer
 
-        return train_tokenizer(dataset.texts(), self.vocabulary)
+        return dataset.tokenizer() or train_tokenizer(dataset.texts(), self.vocabulary)
 
     def policy(self, data: Data, tokenizer: Any, start: Path | None) -> CausalPolicy:
         from transformers import LlamaForCausalLM

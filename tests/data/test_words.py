@@ -32,7 +32,7 @@ LENGTHS = {"length": 20, "hazard": 0.12, "temperature": 0.25, "length_bias": 0.1
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(Words().texts(), 512)
+    return Words().tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +196,10 @@ def test_the_annotators_of_words_length_prefer_the_longer_of_equals() -> None:
 
 
 def test_each_word_is_one_token_and_nothing_is_cut(tokenizer) -> None:
-    for word in WORDS:
-        assert len(tokenizer(word)["input_ids"]) == len(tokenizer(f" {word}")["input_ids"]) == 1
+    assert tokenizer.get_vocab() == {word: number for number, word in enumerate(("<pad>", "<bos>", "<eos>", *WORDS))}
+    assert tokenizer(" red cat")["input_ids"] == tokenizer("red cat")["input_ids"]
+    with pytest.raises(Exception, match="UNK"):
+        tokenizer("red carpet")
     dataset = small()
     data = dataset.load(tokenizer)
     batch = data.train.pairs.batch(np.arange(60))
@@ -215,15 +217,15 @@ def test_each_word_is_one_token_and_nothing_is_cut(tokenizer) -> None:
 )
 def test_the_world_pays_what_the_text_earns(made: type[Words], changes: dict) -> None:
     dataset = small(made, **changes)
-    data = dataset.load(train_tokenizer(dataset.texts(), 512))
+    data = dataset.load(dataset.tokenizer())
     rewards = data.world.reward(data.test.pairs.batch(np.arange(len(data.test.pairs))))
     np.testing.assert_allclose(rewards.numpy(), data.test.truth.gold, atol=1e-6)
     assert data.world.temperature == changes.get("temperature", 1.0)
 
 
 def test_a_tokenizer_that_cuts_words_is_refused() -> None:
-    with pytest.raises(PrefoptError, match=r"(?s)makes \d+ tokens of the two words.*model.vocabulary=512"):
-        small().load(train_tokenizer(Words().texts(), 300))
+    with pytest.raises(PrefoptError, match=r"(?s)makes \d+ tokens of the two words.*model=tiny"):
+        small().load(train_tokenizer(["red blue"], 300))
 
 
 @pytest.mark.parametrize(
@@ -274,9 +276,9 @@ def test_revisions_are_a_share_of_the_demonstrations_and_leave_the_others(tokeni
         assert len(after) == 2 or after[1] != after[2]
     table = mixed.load(tokenizer).demonstrations
     for row, prompt, response in zip(shown, table.prompt, table.response, strict=True):
-        assert tokenizer.decode(response) == f"{row[-1]}<eos>"
-        earlier = f"{row[1]}<eos>" if len(row) == 3 else ""
-        assert tokenizer.decode(prompt) == f"<bos>{row[0]}{earlier}"
+        assert tokenizer.decode(response).split() == [*row[-1].split(), "<eos>"]
+        earlier = [*row[1].split(), "<eos>"] if len(row) == 3 else []
+        assert tokenizer.decode(prompt).split() == ["<bos>", *row[0].split(), *earlier]
 
 
 @pytest.mark.parametrize(
@@ -344,7 +346,7 @@ def test_demonstrations_show_the_form_of_a_rationale_and_nothing_of_the_causes()
 
 def test_judgements_and_rationales_as_tokens() -> None:
     dataset = small(WordsCauses)
-    tokenizer = train_tokenizer(dataset.texts(), 512)
+    tokenizer = dataset.tokenizer()
     data = dataset.load(tokenizer)
     assert not any(count for name, count in data.counts.items() if "cut" in name or "dropped" in name)
     batch = data.train.pairs.batch(np.arange(60))
@@ -355,9 +357,9 @@ def test_judgements_and_rationales_as_tokens() -> None:
         for better in (0, 1):
             asked = batch.judge[place, better, : batch.judge_length[place, better]]
             answer = batch.rationale[place, better, : batch.rationale_length[place, better]]
-            assert tokenizer.decode(asked) == f"<bos>{judgement(row.prompt, row.responses, better)}"
-            assert tokenizer.decode(answer) == f"{row.rationales[better]}<eos>"
-            assert len(answer) == 6
+            assert tokenizer.decode(asked).split() == ["<bos>", *judgement(row.prompt, row.responses, better).split()]
+            assert tokenizer.decode(answer).split() == [*row.rationales[better].split(), "<eos>"]
+            assert [len(asked), len(answer)] == [1 + 4 + 1 + 8 + 1 + 8 + 3, 6]
     assert len(set(batch.judge_length.flatten().tolist())) == 1
 
 
