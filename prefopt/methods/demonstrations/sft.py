@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: imitate demonstrations.
+"""Supervised fine-tuning: imitate demonstrations (as in Ouyang et al., 2022, arXiv 2203.02155).
 
 L = - sum over all response tokens of the batch of log pi(token) / number of those tokens
 """

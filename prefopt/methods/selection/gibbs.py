@@ -1,4 +1,4 @@
-"""The KL-optimal policy in closed form, by enumeration.
+"""The KL-optimal policy in closed form, by enumeration (as in Korbak et al., 2022, arXiv 2205.11275).
 
 pi*(y | x) = ref(y | x) exp( r(x, y) / beta ) / Z(x)   maximises   E[ r ] - beta KL(pi || ref)
 """
