@@ -89,11 +89,13 @@ class Pairs(Groups):
 
     label: [B] 0 or 1, the recorded (possibly flipped) preference. The truth is not here.
     annotator, group: [B] codes, -1 where it is not known; None where the data do not have them.
+    score: [B, 2] of the responses under a method's frozen reward model, where a round began with them.
     """
 
     label: Tensor
     annotator: Tensor | None = None
     group: Tensor | None = None
+    score: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,6 +77,11 @@ def _check_need(config: DictConfig, method: Method, model: Any, dataset: Any, ro
                 "has seen",
                 "use method.needs.reference=copy, or adapter",
             )
+        if need == "cached" and method.whole_laws:
+            raise PrefoptError(
+                "method.needs.reference=cached, but this method compares whole next-token laws, which no cache holds",
+                "use method.needs.reference=copy, or adapter",
+            )
         if need == "adapter" and not getattr(model, "lora", None):
             raise PrefoptError(
                 "method.needs.reference=adapter, but the model has no adapter",

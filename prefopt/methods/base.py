@@ -29,6 +29,7 @@ class Method(L.LightningModule):
     worlds: the kinds of world that it runs in: text, exact.
     coupled: whether the loss of an example depends on others of its batch: then neither processes nor micro-batches may
         share one.
+    whole_laws: whether it needs whole next-token laws of the reference, which no cache holds.
     """
 
     eats: ClassVar[type[Groups]]
@@ -38,6 +39,7 @@ class Method(L.LightningModule):
     per_round: int | None = None
     worlds: ClassVar[frozenset[str]] = frozenset({"text", "exact"})
     coupled: bool = False
+    whole_laws: ClassVar[bool] = False
     policy: Any
     reference: Any
     reward: Any

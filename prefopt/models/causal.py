@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from prefopt.batch import Groups
-from prefopt.engine.logps import backbone, pooled_states, rows_of, token_collisions, token_logps
+from prefopt.engine import laws
+from prefopt.engine.logps import backbone, head, pooled_states, rows_of, token_collisions, token_logps
 from prefopt.engine.sampling import sample
 from prefopt.errors import PrefoptError
 
@@ -27,6 +28,23 @@ class CausalPolicy(nn.Module):
 
     def logps(self, groups: Groups) -> Tensor:
         return token_logps(self.model, groups)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many blocks it has, and the width of its hidden states."""
+        return self.model.config.num_hidden_layers, self.model.config.hidden_size
+
+    def states(self, groups: Groups, *, last: bool = False) -> Tensor:
+        """[blocks, M, d] hidden states that predict the M response tokens, see `laws.response_states`."""
+        return laws.response_states(self.model, groups, last=last)
+
+    def law(self, states: Tensor) -> Tensor:
+        """[M, V] logits of the next token from the last block's [M, d]."""
+        return head(self.model, states)
+
+    def activations(self, groups: Groups) -> Tensor:
+        """[sites, M] mean activations, see `laws.activations`."""
+        return laws.activations(self.model, groups)
 
     def collisions(self, groups: Groups) -> Tensor:
         return token_collisions(self.model, groups)
@@ -101,6 +119,24 @@ class AdapterOff:
     def logps(self, groups: Groups) -> Tensor:
         with self.policy.model.disable_adapter():
             return self.policy.logps(groups)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.policy.shape
+
+    @torch.no_grad()
+    def states(self, groups: Groups) -> Tensor:
+        with self.policy.model.disable_adapter():
+            return self.policy.states(groups)
+
+    @torch.no_grad()
+    def law(self, states: Tensor) -> Tensor:
+        with self.policy.model.disable_adapter():
+            return self.policy.law(states)
+
+    def activations(self, groups: Groups) -> Tensor:
+        with self.policy.model.disable_adapter():
+            return self.policy.activations(groups)
 
     def sample(self, prompts: Groups, n: int, generator: torch.Generator | None = None) -> Groups:
         with self.policy.model.disable_adapter():

@@ -143,6 +143,19 @@ class Player(nn.Module):
         return (2 * self.logps(groups).detach()).clamp(min=-2)
 
     width = 4
+    shape = (2, 4)
+
+    def states(self, groups: Groups, *, last: bool = False) -> Tensor:
+        """Two blocks of which the last is the log-probs, as four numbers each."""
+        logp = self.logps(groups)[groups.mask]
+        return torch.stack([logp * k for k in (1.0, -1.0, 0.5, 0.0)], -1).expand(2, -1, -1)[-1 if last else 0 :]
+
+    def law(self, states: Tensor) -> Tensor:
+        """Of nine tokens."""
+        return states @ torch.linspace(-1, 1, 36, dtype=states.dtype).sin().view(4, 9)
+
+    def activations(self, groups: Groups) -> Tensor:
+        return self.states(groups)[0].T.detach()
 
     def pooled(self, groups: Groups) -> Tensor:
         return self.logps(groups).sum(-1)[..., None].expand(-1, -1, self.width)

@@ -109,11 +109,11 @@ class Pairwise(Method):
 
     def _robust(self, pair: Pair, batch: Pairs) -> Tensor:
         """[B] the robustified loss, the anchor included."""
-        losses: Tensor = self.robust(*self._sides(pair), batch)
+        losses: Tensor = self.robust(*self._sides(pair, batch), batch)
         anchor = None if self.robust.whole else self.objective.anchor(pair)
         return losses if anchor is None else losses + anchor
 
-    def _sides(self, pair: Pair) -> tuple[Tensor, Tensor]:
+    def _sides(self, pair: Pair, batch: Pairs) -> tuple[Tensor, Tensor]:
         """[B] L(+) and [B] L(-), as the robustifier wants them."""
         right, flipped = (self._side(sided) for sided in (pair, pair.swapped()))
         return right, flipped
@@ -125,7 +125,7 @@ class Pairwise(Method):
 
     @torch.no_grad()
     def weigh(self, batch: Pairs) -> Tensor | None:
-        return self.robust.trust(*self._sides(self._pair(batch)), batch)
+        return self.robust.trust(*self._sides(self._pair(batch), batch), batch)
 
     @torch.no_grad()
     def metrics(self, pair: Pair) -> Metrics:
