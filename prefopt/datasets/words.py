@@ -46,7 +46,7 @@ class Words(TextDataset):
     Args:
         pairs, test_pairs, demonstrations: how many.
         temperature: of the labels, in units of the gold reward. scale: standard deviation of a word's value.
-        length: words, at most.
+        length: words, at most. ends: whether EOS follows; without it a policy need not know where its response ends.
         length_bias: of the annotators, in nats a word: they prefer longer responses, the reward does not.
 
     Raises PrefoptError where the tokenizer does not make one token of each word.
@@ -68,6 +68,7 @@ class Words(TextDataset):
         length_bias: float = 0.0,
         halves: bool = False,
         revisions: float = 0.0,
+        ends: bool = True,
         seed: int = 0,
     ) -> None:
         self.sizes = {"pairs": pairs, "test_pairs": test_pairs, "demonstrations": demonstrations}
@@ -75,7 +76,7 @@ class Words(TextDataset):
         self.length, self.hazard, self.halves, self.seed = length, hazard, halves, seed
         self.revisions = revisions
         self._check()
-        self.max_prompt_length, self.max_response_length = 1 + PROMPT, length + 1
+        self.max_prompt_length, self.max_response_length = 1 + PROMPT, length + ends
 
     @cached_property
     def language(self) -> Language:

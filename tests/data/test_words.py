@@ -392,3 +392,10 @@ def test_the_yaml_says_what_the_signature_says(name: str) -> None:
 def test_an_impossible_value_is_named_with_its_key(change: dict, key: str) -> None:
     with pytest.raises(PrefoptError, match=key):
         small(**change)
+
+
+def test_a_response_without_an_end_is_its_words_alone(home: Path, tokenizer) -> None:
+    data = small(ends=False).load(tokenizer)
+    assert set(data.train.pairs.response.lengths) == set(data.demonstrations.response.lengths) == {8}
+    assert data.max_response_length == 8
+    assert tokenizer.eos_token_id not in data.train.pairs.response.values

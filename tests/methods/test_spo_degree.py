@@ -17,7 +17,7 @@ from prefopt.datasets.words import Words
 from prefopt.engine.logps import pooled_states
 from prefopt.errors import PrefoptError
 from prefopt.methods.pairwise.base import Pairwise
-from prefopt.methods.pairwise.degrees import degraded, grouped, without
+from prefopt.methods.pairwise.degrees import degraded, taken, without
 from prefopt.methods.pairwise.objectives.dpo import DPO
 from prefopt.methods.pairwise.rake import Rake
 from prefopt.methods.pairwise.robust.none import Plain
@@ -43,7 +43,13 @@ def data(tokenizer: Any) -> Any:
 
 def method(gamma: float = 0.3, keys: Any = None, degrees: int = 4) -> SPODegree:
     keys = keys or Worth(dataset=WORDS)
-    return SPODegree(objective=DPO(beta=0.1), robust=Plain(), keys=keys, gamma=gamma, degrees=degrees)
+    return SPODegree(objective=DPO(beta=0.1), robust=Plain(), keys=keys, gamma=gamma, degrees=degrees, lost=0.375)
+
+
+def variants(table: Table, tokenizer: Any, keys: Any, **changes: Any) -> Table:
+    """Three of a response's eight words are the last degree's."""
+    settings = {"degrees": 4, "lost": 0.375, "matched": False, "seed": 5, "round": 0}
+    return degraded(table, tokenizer, keys=keys, **settings | changes)
 
 
 @pytest.fixture
@@ -101,31 +107,33 @@ def test_any_text_has_phrases_of_itself_without_stop_words(text: str) -> None:
 
 
 def test_the_oracle_takes_the_words_of_largest_worth(data: Any) -> None:
-    text = " ".join(["red", *sorted(WORDS.values, key=lambda word: abs(WORDS.values[word]))])
+    text = " ".join(sorted(WORDS.values, key=lambda word: abs(WORDS.values[word])))
     found = [text[start:end] for ((start, end),) in Worth(dataset=WORDS)(text)]
-    assert found == text.split()[:-4:-1]
+    assert found == text.split()[::-1]
 
 
 def test_words_anywhere_depend_on_the_text_alone() -> None:
     text = " red cat fig saw hen"
     assert Anywhere()(text) == Anywhere()(text)
-    chosen = {tuple(span for (span,) in Anywhere(top=1)(f"{text} {word}")) for word in "abcdefgh"}
+    chosen = {Anywhere()(f"{text} {word}")[0][0] for word in "abcdefgh"}
     assert len(chosen) > 2
 
 
 # Variants
 
 
-@given(n=st.integers(0, 40), degrees=st.integers(2, 6))
-def test_groups_are_of_one_size_and_there_are_enough(n: int, degrees: int) -> None:
-    phrases = [[(2 * i, 2 * i + 1)] for i in range(n)]
-    groups = grouped(phrases, degrees)
-    size = math.ceil(n * 0.6 / (degrees - 1))
+@given(n=st.integers(0, 40), degrees=st.integers(2, 6), lost=st.floats(0.05, 1), k=st.integers(0, 5))
+def test_a_degree_takes_groups_of_one_size_best_phrases_first(n: int, degrees: int, lost: float, k: int) -> None:
+    phrases, degree = [[(2 * i, 2 * i + 1)] for i in range(n)], min(k, degrees - 1)
+    size = math.ceil(n * lost / (degrees - 1))
+    plain, matched = (taken(phrases, degree, degrees=degrees, lost=lost, matched=each) for each in (False, True))
     if n < degrees - 1 or (degrees - 2) * size >= n:
-        assert groups is None
-    else:
-        assert groups is not None and len(groups) == degrees - 1
-        assert [span for group in groups for span in group] == [span for (span,) in phrases[: size * (degrees - 1)]]
+        assert plain is None and matched is None
+        return
+    assert plain == phrases[: size * degree]
+    assert matched is not None and matched[: len(plain)] == plain
+    assert len(matched) == min(size * (degrees - 1), n)
+    assert matched[len(plain) :] == phrases[n - len(matched) + len(plain) :]
 
 
 @given(words=st.lists(st.sampled_from(["red", "cat", "fig"]), min_size=1, max_size=8), data=st.data())
@@ -140,7 +148,7 @@ def test_5_degrees_take_out_ever_more_of_what_matters_most(data: Any, tokenizer:
     table, keys = data.train.pairs, Worth(dataset=WORDS)
     seen = set()
     for round in range(6):
-        found = degraded(table, tokenizer, keys, 4, 5, round)
+        found = variants(table, tokenizer, keys, round=round)
         degree = found.columns["degree"].ravel()
         texts = tokenizer.batch_decode(list(found.response), skip_special_tokens=True)
         for tokens, variant, k, text in zip(found.response, found.ragged["variant"], degree, texts, strict=True):
@@ -156,7 +164,7 @@ def test_a_degree_is_a_function_of_seed_round_and_id(data: Any, tokenizer: Any) 
     table, keys = data.train.pairs, Worth(dataset=WORDS)
 
     def degrees(table: Table, seed: int, round: int) -> np.ndarray:
-        return degraded(table, tokenizer, keys, 4, seed, round).columns["degree"]
+        return variants(table, tokenizer, keys, seed=seed, round=round).columns["degree"]
 
     usual = degrees(table, 5, 1)
     assert np.array_equal(usual, degrees(table, 5, 1))
@@ -168,16 +176,17 @@ def test_a_degree_is_a_function_of_seed_round_and_id(data: Any, tokenizer: Any) 
 
 
 def test_short_responses_have_no_degree(data: Any, tokenizer: Any) -> None:
-    table = degraded(data.train.pairs, tokenizer, Worth(dataset=WORDS, top=2), 4, 5, 0)
+    table = variants(data.train.pairs, tokenizer, lambda text: Worth(dataset=WORDS)(text)[:2])
     assert (table.columns["degree"] == -1).all()
     assert [row.tolist() for row in table.ragged["variant"]] == [row.tolist() for row in table.response]
 
 
 def test_length_gives_degrees_away_where_they_are_words_of_one_length(data: Any, tokenizer: Any) -> None:
-    table = degraded(data.train.pairs, tokenizer, Worth(dataset=WORDS), 4, 5, 0)
+    table = variants(data.train.pairs, tokenizer, Worth(dataset=WORDS))
     assert table.columns["given_away"].all()
-    nothing = degraded(data.train.pairs, tokenizer, lambda text: [[(0, 0)]] * 3, 4, 5, 0)
-    assert nothing.columns["given_away"].mean() < 0.5
+    matched = variants(data.train.pairs, tokenizer, Worth(dataset=WORDS), matched=True)
+    assert matched.columns["given_away"].mean() < 0.5
+    assert set(matched.ragged["variant"].lengths) == {6}
 
 
 # The loss
@@ -262,9 +271,11 @@ def test_states_are_pooled_over_the_response_alone(roles: dict[str, Any], data: 
             torch.testing.assert_close(pooled[row, side], hidden[-length:].mean(0), rtol=1e-5, atol=1e-5)
 
 
-def test_fewer_than_two_degrees_are_refused() -> None:
+def test_what_is_no_degree_is_refused() -> None:
     with pytest.raises(PrefoptError, match=r"method\.degrees=1"):
         method(degrees=1)
+    with pytest.raises(PrefoptError, match=r"method\.lost=0"):
+        SPODegree(objective=DPO(), robust=Plain(), keys=Rake(), lost=0.0)
 
 
 def test_gamma_zero_trains_as_dpo_does(home: Any) -> None:
@@ -281,7 +292,7 @@ def test_gamma_zero_trains_as_dpo_does(home: Any) -> None:
 
 
 def test_batches_say_all_that_the_loss_asks(data: Any, tokenizer: Any) -> None:
-    table = degraded(data.train.pairs, tokenizer, Worth(dataset=WORDS), 4, 5, 0)
+    table = variants(data.train.pairs, tokenizer, Worth(dataset=WORDS))
     batch = table.batch(np.arange(5))
     assert isinstance(batch, Degraded) and isinstance(batch, Pairs) and isinstance(batch, Groups)
     own = {field.name: getattr(batch, field.name) for field in fields(Degraded)}

@@ -1,6 +1,8 @@
 """Responses of lower degree: variants that have lost groups of their key phrases (Li et al., 2024, arXiv 2409.17791).
 
-Degree k has lost the first k groups, of ceil(phrases * 0.6 / (K - 1)) phrases each; degree 0 is the response itself.
+Phrases go in groups of ceil(phrases * lost / (K - 1)). Degree k has lost the k groups that matter most; degree 0 is the
+response itself. Length gives such degrees away, and a head may count where it should understand: `matched` variants
+have all lost K - 1 groups, the k that matter most and the K - 1 - k that matter least.
 """
 
 import math
@@ -18,11 +20,10 @@ from prefopt.table import Ragged, Table
 Keys = Callable[[str], Sequence[Sequence[Span]]]
 """The key phrases of a text, best first, each as the spans of its occurrences."""
 
-LOST = 0.6
-"""Share of the phrases that the highest degree has lost, before rounding."""
 
-
-def degraded(table: Table, tokenizer: Any, keys: Keys, degrees: int, seed: int, round: int) -> Table:
+def degraded(
+    table: Table, tokenizer: Any, *, keys: Keys, degrees: int, lost: float, matched: bool, seed: int, round: int
+) -> Table:
     """The pairs with one variant of each response, whose degree is a pure function of (seed, round, id).
 
     A response with too few key phrases for the highest degree, or of which nothing would be left, keeps degree -1.
@@ -32,11 +33,11 @@ def degraded(table: Table, tokenizer: Any, keys: Keys, degrees: int, seed: int, 
     texts = tokenizer.batch_decode(list(table.response), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     variants = list(table.response)
     for row, (text, tokens) in enumerate(zip(texts, variants, strict=True)):
-        groups = grouped(keys(text), degrees)
-        if groups is None:
+        gone = taken(keys(text), degree[row], degrees=degrees, lost=lost, matched=matched)
+        if gone is None:
             degree[row] = -1
-        elif degree[row]:
-            left = without(text, [span for group in groups[: degree[row]] for span in group])
+        elif gone:
+            left = without(text, [span for phrase in gone for span in phrase])
             ids = tokenizer(left, add_special_tokens=False)["input_ids"]
             ids += tokens[-1:].tolist() if tokens[-1] == tokenizer.eos_token_id else []
             if ids:
@@ -49,11 +50,16 @@ def degraded(table: Table, tokenizer: Any, keys: Keys, degrees: int, seed: int, 
     return replace(table, kind=Degraded, columns=columns, ragged={**table.ragged, "variant": ragged})
 
 
-def grouped(phrases: Sequence[Sequence[Span]], degrees: int) -> list[list[Span]] | None:
-    """The spans of the degrees - 1 groups, what goes first first; None where there are too few phrases for that."""
-    size = math.ceil(len(phrases) * LOST / (degrees - 1))
-    groups = [phrases[size * k : size * (k + 1)] for k in range(degrees - 1)]
-    return [[span for phrase in group for span in phrase] for group in groups] if size and all(groups) else None
+def taken(
+    phrases: Sequence[Sequence[Span]], degree: int, *, degrees: int, lost: float, matched: bool
+) -> list[Sequence[Span]] | None:
+    """The phrases that a variant of this degree has lost; None where there are too few for the highest degree."""
+    size = math.ceil(len(phrases) * lost / (degrees - 1))
+    if size == 0 or (degrees - 2) * size >= len(phrases):
+        return None
+    most, rest = phrases[: size * degree], phrases[size * degree :]
+    least = rest[max(0, len(rest) - size * (degrees - 1 - degree)) :] if matched else []
+    return [*most, *least]
 
 
 def without(text: str, spans: Sequence[Span]) -> str:

@@ -10,7 +10,7 @@ pooling, the heads' form; a response draws one degree a round.
 """
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,10 @@ from prefopt.table import Table
 
 class SPODegree(Pairwise):
     """Args: objective, robust: of the alignment loss. gamma: weight of the degree loss. degrees: K. keys: what finds
-    the key phrases of a text. head_lr: the heads' learning rate, 10 to 100 times the policy's.
+    the key phrases of a text. lost: share of them that the last degree has lost. matched: see `degrees`. head_lr: the
+    heads' learning rate, 10 to 100 times the policy's.
 
-    Raises PrefoptError where K is below 2.
+    Raises PrefoptError where K is below 2 or `lost` is no share.
     """
 
     eats = Degraded
@@ -42,12 +43,17 @@ class SPODegree(Pairwise):
         keys: Keys,
         gamma: float = 0.3,
         degrees: int = 4,
+        lost: float = 0.6,
+        matched: bool = False,
         head_lr: float = 1e-2,
     ) -> None:
         super().__init__(objective=objective, robust=robust)
         if degrees < 2:
             raise PrefoptError(f"method.degrees={degrees} leaves nothing to tell apart", "give at least 2")
-        self.gamma, self.degrees, self.head_lr, self.keys = gamma, degrees, head_lr, cache(keys)
+        if not 0 < lost <= 1:
+            raise PrefoptError(f"method.lost={lost} is no share to lose", "give a number above 0, and at most 1")
+        self.gamma, self.degrees, self.head_lr = gamma, degrees, head_lr
+        self._degraded = partial(degraded, keys=cache(keys), degrees=degrees, lost=lost, matched=matched)
 
     def _extend(self) -> None:
         if self.gamma:
@@ -57,7 +63,7 @@ class SPODegree(Pairwise):
             self.heads.optimizer_options = {"lr": self.head_lr}  # type: ignore[assignment]
 
     def collect(self, data: Table, round: int) -> Table:
-        return degraded(data, self.policy.tokenizer, self.keys, self.degrees, self.seed, round)
+        return self._degraded(data, self.policy.tokenizer, seed=self.seed, round=round)
 
     def loss(self, batch: Pairs) -> tuple[Tensor, Metrics]:
         losses, metrics = super().loss(batch)

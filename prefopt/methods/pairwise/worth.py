@@ -8,24 +8,21 @@ from prefopt.methods.pairwise.rake import Span
 
 
 class Worth:
-    """An oracle: the words of a text that the world of `dataset` values most, for good or ill, `top` of them."""
+    """An oracle: the words of a text, those first that the world of `dataset` values most, for good or ill."""
 
-    def __init__(self, *, dataset: Any, top: int = 3) -> None:
-        self.values, self.top = dataset.values, top
+    def __init__(self, *, dataset: Any) -> None:
+        self.values = dataset.values
 
     def __call__(self, text: str) -> list[list[Span]]:
         words = re.finditer(r"\w+", text)
         ranked = sorted(words, key=lambda word: -abs(self.values.get(word.group(), 0.0)))
-        return [[word.span()] for word in ranked[: self.top]]
+        return [[word.span()] for word in ranked]
 
 
 class Anywhere:
-    """The control: `top` words by a hash of text and place, so that as much goes as keys would, and no key content."""
-
-    def __init__(self, *, top: int = 3) -> None:
-        self.top = top
+    """The control: the words by a hash of text and place, so that as much goes as keys would, and no key content."""
 
     def __call__(self, text: str) -> list[list[Span]]:
         words = re.finditer(r"\w+", text)
         ranked = sorted(words, key=lambda word: blake2b(f"{word.start()} {text}".encode(), digest_size=8).digest())
-        return [[word.span()] for word in ranked[: self.top]]
+        return [[word.span()] for word in ranked]
