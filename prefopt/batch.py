@@ -89,12 +89,14 @@ class Pairs(Groups):
 
     label: [B] 0 or 1, the recorded (possibly flipped) preference. The truth is not here.
     annotator, group: [B] codes, -1 where it is not known; None where the data do not have them.
+    margin: [B] recorded strength of the preference, in float64, nan where it is not known; None likewise.
     score: [B, 2] of the responses under a method's frozen reward model, where a round began with them.
     """
 
     label: Tensor
     annotator: Tensor | None = None
     group: Tensor | None = None
+    margin: Tensor | None = None
     score: Tensor | None = None
 
 

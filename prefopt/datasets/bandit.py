@@ -1,7 +1,7 @@
 """Contexts x responses with log-linear rewards: a world in which every answer is known by enumeration."""
 
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ class BanditWorld:
 
     features: [C, R, d] phi(x, y), drawn so that the difference of two responses is N(0, I). theta: [d] of length
     `scale`, the gold reward is <theta, phi>. reference: [C, R] log-probs of the reference
-    policy (uniform). temperature: of the labels.
+    policy (uniform). temperature: of the labels. shown: how many responses, the first ones, pairs are of.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class BanditWorld:
         self.features = torch.from_numpy(draws.standard_normal((contexts, responses, dimension)) / np.sqrt(2))
         self.theta = torch.from_numpy(scale * theta / np.linalg.norm(theta))
         self.rewards = self.features @ self.theta
-        self.temperature = temperature
+        self.temperature, self.shown = temperature, responses
         self.reference = torch.full((contexts, responses), -np.log(responses), dtype=torch.float64)
 
     def reward(self, groups: Groups) -> Tensor:
@@ -45,7 +45,7 @@ class Bandit:
     Args:
         pairs, test_pairs: how many. contexts, responses, dimension: C, R and d of the world.
         scale: |theta|, in units of the reward. temperature: of the labels; P(y > y') = sigmoid((r - r') / temperature).
-        annotators: how many annotators the labels are spread over.
+        annotators: how many annotators the labels are spread over; each says |r - r'| / temperature to be the margin.
         seed: of the world and of the pairs.
     """
 
@@ -75,7 +75,7 @@ class Bandit:
             raise PrefoptError(f"dataset.temperature={temperature} is not a temperature", "give a positive number")
         self.pairs, self.test_pairs, self.annotators = pairs, test_pairs, annotators
         self.temperature, self.seed = temperature, seed
-        self.make = partial(
+        self.make: partial[Any] = partial(
             BanditWorld,
             contexts=contexts,
             responses=responses,
@@ -98,7 +98,7 @@ class Bandit:
 
     def _split(self, world: BanditWorld, name: str, size: int) -> Split:
         draws = np.random.default_rng([self.seed, 1 if name == "train" else 2])
-        contexts, responses = world.rewards.shape
+        contexts, responses = len(world.rewards), world.shown
         context = draws.integers(contexts, size=size)
         first = draws.integers(responses, size=size)
         second = (first + draws.integers(1, responses, size=size)) % responses
@@ -115,7 +115,11 @@ class Bandit:
             prompt=Ragged(context.astype(np.int32), np.arange(size + 1)),
             response=Ragged(both.astype(np.int32).ravel(), np.arange(2 * size + 1)),
             columns={"label": label},
-            known={"annotator": draws.integers(self.annotators, size=size), "group": context % 2},
+            known={
+                "annotator": draws.integers(self.annotators, size=size),
+                "group": context % 2,
+                "margin": np.abs(gap),
+            },
         )
         gold = world.rewards.numpy()[context[:, None], both]
         return Split(pairs, Truth(label=label, flipped=np.zeros(size, dtype=bool), gold=gold))

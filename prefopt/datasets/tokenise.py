@@ -49,7 +49,8 @@ def tokenise(
 
     Pairs have the column label [N] int64. Known, where any row says it: annotator, group [N] int64 codes (-1 where a
     row does not say it) and their annotator_name, group_name [N] str; scores [N, 2] in the order of the responses and
-    margin [N] (nan where a row does not say it). Codes number the sorted names of both splits.
+    margin [N], what a row says that it is, or the gap of its scores (nan where a row does not say it). Codes number the
+    sorted names of both splits.
 
     counts: for train, test and demonstrations read, used, prompt_cut and response_cut (prompts and responses among the
     used), dropped_<reason>. Raises PrefoptError.
@@ -115,9 +116,16 @@ def _facts(rows: Sequence[Comparison]) -> dict[str, np.ndarray]:
             facts[f"{fact}_name"] = np.array([name or "" for name in names])
     if any(row.scores for row in rows):
         facts["scores"] = np.array([row.scores or (np.nan, np.nan) for row in rows], np.float64)
-    if any(row.margin is not None for row in rows):
-        facts["margin"] = np.array([np.nan if row.margin is None else row.margin for row in rows], np.float64)
+    margins = np.array([_margin(row) for row in rows])
+    if not np.isnan(margins).all():
+        facts["margin"] = margins
     return facts
+
+
+def _margin(row: Comparison) -> float:
+    if row.margin is not None:
+        return row.margin
+    return row.scores[row.label] - row.scores[1 - row.label] if row.scores else np.nan
 
 
 def _demonstrations(encoder: Encoder, rows: Sequence[tuple[Text, ...]]) -> Table:

@@ -177,6 +177,7 @@ def batch_of(kind: type[Groups], dtype: torch.dtype, *, extreme: bool = False) -
         "behaviour": -20 * torch.rand(B, n, T, generator=draw, dtype=dtype) * mask,
         "annotator": torch.arange(B) % 3,
         "group": torch.arange(B) % 2,
+        "margin": torch.arange(B).double() / 4,
         "revised_reference": -10 * torch.rand(B, 4, generator=draw, dtype=dtype),
         "variant": torch.ones(B, 2, T, dtype=torch.long),
         "variant_length": torch.randint(1, T + 1, (B, 2), generator=draw),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -42,6 +43,7 @@ from prefopt.methods.pairwise.objectives.kto import KTO
 from prefopt.methods.pairwise.objectives.ld_dpo import LDDPO
 from prefopt.methods.pairwise.objectives.lndpo import LNDPO
 from prefopt.methods.pairwise.objectives.nca import NCA
+from prefopt.methods.pairwise.objectives.odpo import ODPO
 from prefopt.methods.pairwise.objectives.orpo import ORPO
 from prefopt.methods.pairwise.objectives.simpo import SimPO
 from prefopt.methods.pairwise.objectives.sppo_hard import SPPOHard
@@ -299,6 +301,37 @@ def test_objectives_refuse_what_they_cannot_mean() -> None:
     for refused in (lambda: EXO(epsilon=0.0), lambda: DiscoPOP(tau=2.0), lambda: FDPO(divergence="hellinger")):
         with pytest.raises(PrefoptError, match=r"method\.objective\."):
             refused()
+
+
+@given(w=nats, l=nats, margin=st.floats(0.01, 100))
+def test_odpo_asks_for_more_where_the_margin_is_wide(
+    pair: Callable[..., Pair],
+    w: float,
+    l: float,  # noqa: E741
+    margin: float,
+) -> None:
+    def loss(alpha: float, margin: float, swapped: bool = False) -> float:
+        it = replace(pair(w, l), margin=torch.tensor([margin], dtype=torch.float64))
+        return preference(ODPO(beta=0.1, alpha=alpha), it.swapped() if swapped else it)
+
+    z = 0.1 * (w - l)
+    assert loss(0.5, margin) == pytest.approx(math.log1p(math.exp(0.5 * math.log(margin) - z)), rel=1e-9)
+    assert loss(0.5, -margin) == loss(0.5, margin)
+    assert loss(0.5, margin, swapped=True) == pytest.approx(math.log1p(math.exp(0.5 * math.log(margin) + z)), rel=1e-9)
+    assert loss(0.0, margin) == preference(DPO(), pair(w, l))
+    assert loss(1.0, 1.0) == pytest.approx(preference(DPO(), pair(w, l)), abs=1e-12)
+    assert loss(1.0, 0.0) == pytest.approx(0, abs=1e-25)
+
+
+def test_odpo_counts_the_pairs_without_a_margin(bandit: Any, prepared: Any) -> None:
+    pairs = bandit.train.pairs
+    gaps = np.array([np.nan if row < 3 else 1.0 for row in range(len(pairs))])
+    for known, missing in (({}, 64), ({"margin": gaps}, 3)):
+        with pytest.raises(PrefoptError, match=rf"margin of every pair, and {missing} of 64 have none"):
+            ODPO().begin(replace(pairs, known=known))
+    ODPO().begin(pairs)
+    gold = bandit.train.truth.gold
+    assert np.allclose(pairs.batch(np.arange(64)).margin, np.abs(gold[:, 0] - gold[:, 1]))
 
 
 # Length-normalised DPO

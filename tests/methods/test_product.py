@@ -60,7 +60,7 @@ def product(objective: str, robust: str, batch: Pairs, values: Tensor) -> Pairwi
         prompt=Ragged.of([[1]] * B),
         response=Ragged.of([[1]] * (2 * B)),
         columns={"label": batch.label.numpy()},
-        known={"annotator": np.arange(B) % 3, "group": np.arange(B) % 2},
+        known={"annotator": np.arange(B) % 3, "group": np.arange(B) % 2, "margin": np.arange(B).astype(float)},
     )
     roles = {"policy": Player(values[0]), "reference": Player(values[1])}
     method.prepare(
@@ -87,6 +87,7 @@ def batch_of(B: int, draw: torch.Generator) -> Pairs:
         label=torch.randint(0, 2, (B,), generator=draw),
         annotator=torch.arange(B) % 3,
         group=torch.arange(B) % 2,
+        margin=torch.arange(B).double(),
     )
 
 

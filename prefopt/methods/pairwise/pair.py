@@ -44,6 +44,7 @@ class Side:
 class Pair:
     """w: the recorded winner, l: the recorded loser. mean_length: [] tokens a response over the whole batch.
 
+    margin: [B] recorded strength of the preference; None where the data have none.
     mismatched: [B, 2] log pi/ref of responses to other prompts of the batch, without a gradient, 0 where it has no
     other; None for objectives that do not ask.
     """
@@ -51,6 +52,7 @@ class Pair:
     w: Side
     l: Side  # noqa: E741
     mean_length: Tensor
+    margin: Tensor | None = None
     mismatched: Tensor | None = None
 
     @classmethod
@@ -68,11 +70,11 @@ class Pair:
             return (None, None) if values is None else chosen_rejected(values, batch.label)
 
         w, l = (Side(*side) for side in zip(*map(sides, (logps, reference, batch.length, collisions)), strict=True))  # noqa: E741
-        return cls(w, l, batch.mean_length, mismatched)
+        return cls(w, l, batch.mean_length, batch.margin, mismatched)
 
     def swapped(self) -> "Pair":
         """The same pair had its label been the other one: policy and reference change sides together."""
-        return Pair(self.l, self.w, self.mean_length, self.mismatched)
+        return Pair(self.l, self.w, self.mean_length, self.margin, self.mismatched)
 
 
 def mismatched(batch: Pairs) -> Pairs:
