@@ -8,7 +8,19 @@ from typing import Any, Literal
 import numpy as np
 
 RESAMPLES = 1000
-EXTREMES = frozenset({"smallest_gap", "recovery_ratio", "extreme", "largest_ratio", "largest_gap", "largest_distance"})
+EXTREMES = frozenset(
+    {
+        "smallest_gap",
+        "median_gap",
+        "gap_at_best",
+        "recovery_ratio",
+        "extreme",
+        "largest_ratio",
+        "at_equal_cost",
+        "largest_gap",
+        "largest_distance",
+    }
+)
 """Statistics that are extremes over seeds: seeds drawn again say nothing of how much further it could go."""
 
 
@@ -85,12 +97,59 @@ def smallest_gap(*, figure: str, better: str, worse: str) -> Statistic:
     return of
 
 
+def median_gap(*, figure: str, better: Sequence[str], worse: Sequence[str]) -> Statistic:
+    """The least over seeds of the median of a figure over the arms `better`, cells of a grid, less the same of the arms
+    `worse`."""
+
+    def of(cells: Sequence[Cell]) -> float:
+        value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells}
+
+        def median(arms: Sequence[str], seed: int) -> float:
+            return float(np.median([value[arm, seed] for arm in arms]))
+
+        return min(median(better, seed) - median(worse, seed) for seed in _seeds(cells))
+
+    return of
+
+
+def gap_at_best(*, figure: str, by: str, better: Sequence[str], worse: Sequence[str]) -> Statistic:
+    """The least over seeds of a figure at that of the arms `better` which is highest `by` another, less the same of the
+    arms `worse`."""
+
+    def of(cells: Sequence[Cell]) -> float:
+        at = {(cell.arm, cell.seed): cell.figures for cell in cells}
+
+        def best(arms: Sequence[str], seed: int) -> float:
+            return max((at[arm, seed] for arm in arms), key=lambda figures: figures[by])[figure]
+
+        return min(best(better, seed) - best(worse, seed) for seed in _seeds(cells))
+
+    return of
+
+
+def _seeds(cells: Sequence[Cell]) -> set[int]:
+    return {cell.seed for cell in cells}
+
+
 def mean_gap(*, figure: str, better: str, worse: str) -> Statistic:
     """The mean paired difference `better` - `worse` over seeds."""
 
     def of(cells: Sequence[Cell]) -> float:
         value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells}
         return float(np.mean([value[better, seed] - value[worse, seed] for arm, seed in value if arm == better]))
+
+    return of
+
+
+def excess(*, figure: str, better: str, worse: str, start: str, times: float) -> Statistic:
+    """The mean over seeds of (better - start) - times (worse - start): above 0 where the one gains that many times as
+    much, and where the other loses."""
+
+    def of(cells: Sequence[Cell]) -> float:
+        gain = {
+            a: np.mean([c.figures[figure] - c.figures[start] for c in cells if c.arm == a]) for a in (better, worse)
+        }
+        return float(gain[better] - times * gain[worse])
 
     return of
 
@@ -142,6 +201,22 @@ def largest_ratio(*, figure: str, arm: str, other: str) -> Statistic:
     def of(cells: Sequence[Cell]) -> float:
         value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells}
         return float(max(value[arm, seed] / value[other, seed] for name, seed in value if name == arm))
+
+    return of
+
+
+def at_equal_cost(*, figure: str, cost: str, arm: str, along: Sequence[str]) -> Statistic:
+    """The least over seeds of `arm`'s figure over that of the arms `along` a frontier at its cost, interpolated between
+    them, and that of the nearest beyond them."""
+
+    def of(cells: Sequence[Cell]) -> float:
+        at = {(cell.arm, cell.seed): (cell.figures[cost], cell.figures[figure]) for cell in cells}
+        ratios = []
+        for seed in [seed for name, seed in at if name == arm]:
+            spent, reached = at[arm, seed]
+            costs, others = zip(*sorted(at[other, seed] for other in along), strict=True)
+            ratios.append(reached / np.interp(spent, costs, others))
+        return float(min(ratios))
 
     return of
 

@@ -10,8 +10,9 @@ from prefopt.evaluation.pairs import Figures
 
 @torch.no_grad()
 def enumerated(world: Any, policy: Tensor, *, beta: float | None) -> Figures:
-    """gold/reward, gold/win_rate over the reference (ties count half), gold/kl and, for a method with a price beta of
-    KL, regret, of a policy that is given as [contexts, responses] log-probs in nats.
+    """gold/reward, gold/win_rate over the reference (ties count half), gold/kl, coverage/off_data (the policy's mass on
+    responses that no pair is of, in a world that has such), and, for a method with a price beta of KL, regret, of a
+    policy that is given as [contexts, responses] log-probs in nats.
 
         regret = J(pi*) - J(pi),   J(pi) = E[r / T] - beta KL(pi || ref),   T the temperature of the world's labels
         pi* = ref exp(r / (T beta)) / Z,   J(pi*) = beta E[log Z]
@@ -24,6 +25,8 @@ def enumerated(world: Any, policy: Tensor, *, beta: float | None) -> Figures:
     win = torch.einsum("cy,cz,cyz->c", p, ref.exp(), above).mean()
     start = (ref.exp() * r).sum(-1).mean()
     figures = {"gold/reward": reward, "gold/reward_start": start, "gold/kl": kl, "gold/win_rate": win}
+    if hasattr(world, "covered"):
+        figures["coverage/off_data"] = p[:, ~world.covered].sum(-1).mean()
     if beta:
         best = beta * (ref + r / (world.temperature * beta)).logsumexp(-1).mean()
         figures["regret"] = best - (reward / world.temperature - beta * kl)

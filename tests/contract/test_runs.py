@@ -62,7 +62,9 @@ def test_micro_batches_train_as_the_whole_batch_does(row: Any, lab: Any) -> None
     if row.method.coupled:  # refused, see test_contract
         return
     plain_descent = ("optimizer._target_=torch.optim.SGD", "~optimizer.betas", "optimizer.lr=0.5", "rounds=1")
-    whole, parts = (lab.run(row, *plain_descent, f"micro_batch_size={size}") for size in ("null", "3"))
+    needs = {role: need for role, need in row.default.method.needs.items() if role != "policy"}
+    given = [f"+method.needs.{role}.micro_batch_size=null" for role, need in needs.items() if not isinstance(need, str)]
+    whole, parts = (lab.run(row, *plain_descent, *given, f"micro_batch_size={size}") for size in ("null", "3"))
     exact = next(iter(whole.weights.values())).dtype == torch.float64
     if row.method.trains:  # what trains nothing has no batches; what it needs takes Adam's steps, not plain ones
         for name, value in whole.weights.items():
