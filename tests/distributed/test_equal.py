@@ -27,8 +27,10 @@ KINDS = {
         *("dataset=bandit", "model=tabular", "method=grpo", "method.prompts=7", "method.group_size=4"),
         *("+method.passes=2", *DESCENT),
     ),
+    "weights of groups": ("dataset=bandit", "model=log_linear", "method=group_dpo", "method.robust.step=1", *DESCENT),
     "text in micro-batches": (*TEXT, "method=sft", "micro_batch_size=3", *DESCENT),
     "text with a stage before": (*TEXT, "method=rdpo"),
+    "text and the reliability of annotators": (*TEXT, "method=lcpo", "micro_batch_size=3", *DESCENT),
 }
 
 
