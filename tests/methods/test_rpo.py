@@ -128,7 +128,7 @@ def test_7_a_boundless_adversary_leaves_only_imitation(prepared: Callable[..., A
 
 
 def test_a_reward_without_a_price_and_weights_that_push_away_are_refused() -> None:
-    with pytest.raises(PrefoptError, match="mean_weight=0.2"):
+    with pytest.raises(PrefoptError, match=r"mean_weight=0\.2"):
         RPO(objective=IPO(), robust=Plain())
     RPO(objective=IPO(), robust=Plain(), mean_weight=0.2)
     for wrong in ({"eta": -0.1}, {"mean_weight": -1.0}, {"eta": math.nan}):
