@@ -88,20 +88,17 @@ def configured(overrides: Sequence[str]) -> dict[str, Any]:
 def loaded(settings: Mapping[str, Any]) -> "tuple[Data, Any]":
     """The dataset, with noise on its training labels where some is asked for, and the tokenizer of text, or None.
 
-    Raises PrefoptError where the dataset holds no pairs, or is text and the model reads none.
+    Raises PrefoptError where the dataset is text and the model reads none.
     """
-    from prefopt.batch import Pairs
     from prefopt.run import made, noisy
 
-    dataset, tokenizer, choices = made(settings["dataset"]), None, settings["choices"]
-    if Pairs not in dataset.gives:
-        raise PrefoptError(
-            f"dataset={choices['dataset']} holds no pairs", "choose one that does, such as dataset=pairs or reviews"
-        )
+    dataset, tokenizer = made(settings["dataset"]), None
     if dataset.world == "text":
         model = made(settings["model"])
         if model.world != "text":
-            raise PrefoptError(f"model={choices['model']} has no tokenizer", "leave it out, or say model=tiny or hf")
+            raise PrefoptError(
+                f"model={settings['choices']['model']} has no tokenizer", "leave it out, or say model=tiny or hf"
+            )
         tokenizer = model.tokenizer(dataset, None)
     return noisy(dataset.load(tokenizer), made(settings["noise"]), settings["seed"]), tokenizer
 

@@ -42,7 +42,8 @@ def differences(data: Data) -> sp.csr_matrix:
     if found.count_nonzero() == 0:
         raise PrefoptError(
             "the two responses of every pair have the same features, so nothing can tell them apart",
-            "check that the responses differ within dataset.max_response_length",
+            "check that responses differ within dataset.max_response_length; a world without features, such as"
+            " dataset=game, cannot be audited",
         )
     return found
 
