@@ -2,8 +2,9 @@
 
     eta_k <- (1 - alpha) eta_k + alpha mean_k(w)     after a step, for the annotators of its batch
 
-It collapses where eta_k would leave (1/2, 1 - 1e-3), or where p is the same for all of a batch, so that w tells nothing
-of anyone: then the last sound estimate stays, it is said once, and noise/collapsed is the share of pairs concerned.
+A step is unsound where eta_k would leave (1/2, 1 - 1e-3), or where p is the same for all of a batch, so that w tells
+nothing of anyone: then the last sound estimate stays. Where this lasts EM has collapsed to one component; that is said
+once, and noise/collapsed is the share of unsound steps lately.
 """
 
 import torch
@@ -19,12 +20,14 @@ from prefopt.table import Table
 
 ALIKE = 1e-3
 """Probabilities nearer than this to each other are the same."""
+LASTING = 0.9
+"""Share of unsound steps, as a moving average, at which EM has collapsed."""
 
 
 class Reliability(Memory):
     """eta: [K + 1] of each annotator of the training data; the last is that of pairs without one, or with a new one.
 
-    size: [K + 1] training pairs of each. collapsed: [K + 1].
+    size: [K + 1] training pairs of each. collapsed: [K + 1] moving average of unsound steps.
     """
 
     eta: Tensor
@@ -48,7 +51,7 @@ class Reliability(Memory):
         self.names = annotators
         self.register_buffer("size", size.double())
         self.register_buffer("eta", torch.full_like(self.size, self.start))
-        self.register_buffer("collapsed", torch.zeros_like(self.size, dtype=torch.bool))
+        self.register_buffer("collapsed", torch.zeros_like(self.size))
         self.clear()
 
     def of(self, annotator: Tensor | None, like: Tensor) -> Tensor:
@@ -70,17 +73,17 @@ class Reliability(Memory):
         alike = squared.sum() / total - (p.sum() / total) ** 2 < ALIKE**2
         unsound = (eta <= 0.5) | (eta >= 1 - ALIKE) | alike & ((mean - self.eta).abs() > ALIKE)
         present = count > 0
-        if not self.said and (present & unsound).any():
-            self._say((present & unsound).nonzero()[:, 0].tolist())
         self.eta = torch.where(present & ~unsound, eta, self.eta)
-        self.collapsed = torch.where(present, unsound, self.collapsed)
+        self.collapsed = self.collapsed.lerp(unsound.double(), self.rate * present.double())
+        if not self.said and (self.collapsed > LASTING).any():
+            self._say((self.collapsed > LASTING).nonzero()[:, 0].tolist())
 
     def _say(self, who: list[int]) -> None:
         self.said = True
-        known = ", ".join([*self.names, "no name"][k] for k in who[:SHOWN])
+        eta = ", ".join(f"{[*self.names, 'of no name'][k]} {self.eta[k]:.3f}" for k in who[:SHOWN])
         say(
-            f"EM has collapsed for the annotators: {known}. All of their labels are trusted alike: they are clean, or "
-            "learned by heart, or the policy tells nothing apart. The last sound estimate of their reliability stays",
+            f"EM has collapsed for annotators whose last sound reliability stays: {eta}. It trusts all of their labels "
+            "alike: near 1 these are clean or learned by heart, near 0.5 the policy cannot tell right from wrong",
             "yellow",
         )
 
@@ -89,6 +92,6 @@ class Reliability(Memory):
         each = {f"noise/eps_hat/{name}": 1 - self.eta[k] for k, name in enumerate(self.names[:SHOWN])}
         return {
             "noise/eps_hat": 1 - share @ self.eta,
-            "noise/collapsed": share @ self.collapsed.double(),
+            "noise/collapsed": share @ self.collapsed,
             **(each if len(each) > 1 else {}),
         }
