@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prefopt.batch import Groups
-from prefopt.engine.logps import rows_of, token_logps
+from prefopt.engine.logps import rows_of, token_collisions, token_logps
 
 PROMPTS, LENGTHS = [3, 1, 6, 4], [[5, 2], [1, 7], [4, 4], [3, 1]]
 
@@ -54,6 +54,19 @@ def test_gradients_are_those_of_each_row_alone(model: Any, groups_of: Callable[.
         torch.testing.assert_close(
             found[0][name], gradient, rtol=1e-4, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
         )
+
+
+def test_collisions_are_of_the_law_of_each_token(model: Any, groups_of: Callable[..., Groups]) -> None:
+    groups = groups_of(PROMPTS, LENGTHS)
+    collisions = token_collisions(model, groups)
+    assert not collisions.requires_grad
+    assert (collisions[~groups.mask] == 0).all()
+    for b in range(len(groups)):
+        for k in range(groups.n):
+            p, t = int(groups.prompt_length[b]), int(groups.length[b, k])
+            row = torch.cat([groups.prompt[b, :p], groups.response[b, k, :t]])
+            law = model(input_ids=row[None]).logits[0].float().softmax(-1)[p - 1 : -1]
+            torch.testing.assert_close(collisions[b, k, :t], (law**2).sum(-1).log(), rtol=1e-5, atol=1e-5)
 
 
 shapes = st.lists(

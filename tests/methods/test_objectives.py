@@ -51,6 +51,7 @@ from prefopt.methods.pairwise.objectives.wpo import WPO
 from prefopt.methods.pairwise.pair import Pair, Side, mismatched
 from prefopt.methods.pairwise.robust.none import Plain
 from prefopt.methods.pairwise.robust.unbiased import Unbiased
+from prefopt.models.exact import ExactPolicy, Linear
 from prefopt.run import Parts, run
 
 nats = st.floats(-30, 30)
@@ -449,11 +450,9 @@ def test_mismatched_pairs_are_of_others_whatever_the_order(B: int, seed: int) ->
 
 
 def test_kto_takes_its_level_from_responses_to_other_prompts(prepared: Any, bandit: Any) -> None:
-    from prefopt.models.exact import ExactPolicy, Linear
-
     policy, reference = (ExactPolicy(bandit.world, Linear(bandit.world)) for _ in range(2))
     policy.f.theta.data += 3 * bandit.world.theta
-    batch = bandit.train.pairs.batch(torch.arange(10).numpy())
+    batch = bandit.train.pairs.batch(np.arange(10))
     method = prepared(Pairwise(objective=KTO(beta=0.5), robust=Plain()), policy=policy, reference=reference)
     losses = method.loss(batch)[0]
     gap = (policy.table() - reference.table()).detach()
@@ -465,6 +464,22 @@ def test_kto_takes_its_level_from_responses_to_other_prompts(prepared: Any, band
     torch.testing.assert_close(losses.detach(), 2 - (c - 0.5 * k).sigmoid() - (0.5 * k - r).sigmoid())
     alone = method.loss(batch.pick(slice(0, 1)))[0].detach()
     torch.testing.assert_close(alone, (2 - c.sigmoid() - (-r).sigmoid())[:1])
+
+
+def test_wpo_in_the_bandit_by_hand(prepared: Any, bandit: Any) -> None:
+    policy, reference = (ExactPolicy(bandit.world, Linear(bandit.world)) for _ in range(2))
+    policy.f.theta.data += 3 * bandit.world.theta
+    batch = bandit.train.pairs.batch(np.arange(10))
+    losses = {
+        kind: prepared(Pairwise(objective=kind(), robust=Plain()), policy=policy, reference=reference)
+        .loss(batch)[0]
+        .detach()
+        for kind in (WPO, DPO)
+    }
+    p = policy.table().exp().detach()
+    said = p[batch.prompt[:, :1], batch.response[..., 0]]
+    weight = said.prod(1) / (p[batch.prompt[:, 0]] ** 2).sum(-1) ** 2
+    torch.testing.assert_close(losses[WPO], weight * losses[DPO])
 
 
 def test_kto_without_a_reference_that_can_score_is_refused_at_once(home: Any) -> None:
