@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from prefopt.audit.likelihood import Rate, around, interval, logistic, maximum, 
 from prefopt.table import Table
 
 UNKNOWN = "not recorded"
-RATES = np.linspace(0, 0.5, 101)
+RATES = np.linspace(0, 0.5, 51)
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,11 @@ def _split(by: str, names: np.ndarray, margins: np.ndarray) -> Iterator[Part]:
     signal, (scales, _) = maximum(margins, logistic), around(margins, logistic, count=2)
     heights = surface(margins, logistic, scales, RATES, member)
     best = heights.max(2)
-    for place, name in enumerate(members):
+    for place, name in sorted(enumerate(members.tolist()), key=lambda member: _numbered(member[1])):
         others = best.sum(0) - best[place]
         found = Rate(*interval(RATES, (heights[place] + others[:, None]).max(0)), scale=np.nan)
         size = int(np.count_nonzero(member == place))
-        yield Part(by, str(name), size, decided(found, signal, f"{size} pairs"))
+        yield Part(by, name, size, decided(found, signal, f"{size} pairs"))
 
 
 def _columns(table: Table) -> Iterator[tuple[str, np.ndarray]]:
@@ -61,3 +62,9 @@ def _columns(table: Table) -> Iterator[tuple[str, np.ndarray]]:
 
 def _span(tokens: np.ndarray) -> str:
     return f"{tokens.min()} to {tokens.max()}" if tokens.size else ""
+
+
+def _numbered(name: str) -> tuple[float, str]:
+    """By the number that a name begins with, else by the name."""
+    digits = "".join(takewhile(str.isdigit, name))
+    return float(digits or "inf"), name

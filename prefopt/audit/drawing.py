@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 BINS = 12
 SHOWN = 24
-"""Parts of the data, at most."""
+"""Parts of the data, at most: those with the largest lower ends."""
 
 
 def drawn(findings: Findings, folder: Path) -> list[Path]:
@@ -37,7 +37,8 @@ def drawn(findings: Findings, folder: Path) -> list[Path]:
 
 def _intervals(findings: Findings, axis: "Axes") -> None:
     shown = [(name, estimate, RED) for name, estimate in findings.estimates.items()]
-    shown += [(f"{part.by} {part.name}", part.estimate, BLUE) for part in findings.parts[:SHOWN]]
+    worst = sorted(findings.parts, key=lambda part: -part.estimate.low)[:SHOWN]
+    shown += [(f"{part.by} {part.name}", part.estimate, BLUE) for part in findings.parts if part in worst]
     for place, (_, estimate, colour) in enumerate(shown):
         axis.plot([estimate.low, estimate.high], [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
         if estimate.sound:

@@ -14,7 +14,7 @@ WIDEST = 0.25
 """Of an interval that can be acted on: half of all that a flip rate can be."""
 SIGNAL = 30.0
 """Nats above tossed coins that make an interval's lower end trustworthy. Below, intervals cover as often as they say,
-but the narrow ones among them cover about half of the time: a steep rise to a plateau can be an accident."""
+but the narrow ones among them cover half to two thirds of the time: a steep rise to a plateau can be an accident."""
 HIGHEST = 0.499
 """A rate of one half would leave nothing to learn, and methods divide by 1 - 2e."""
 HEADLINE = "reliability"
@@ -47,6 +47,12 @@ def flip_rate(data: Data, *, seed: int) -> Estimate:
     """
     margins = out_of_fold(differences(data), data.train.pairs.columns["label"], seed=seed)
     return reliability(margins)[0]
+
+
+def estimates(margins: np.ndarray, *, seed: int) -> tuple[dict[str, Estimate], Rate]:
+    """What each estimator says, the headline first, and the fit that goes with the headline."""
+    headline, fit = reliability(margins)
+    return {HEADLINE: headline, "confident": confident(margins, seed=seed), "mixture": mixture(margins)}, fit
 
 
 def reliability(margins: np.ndarray) -> tuple[Estimate, Rate]:

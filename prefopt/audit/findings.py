@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prefopt.audit.breakdown import Part, parts
-from prefopt.audit.estimate import HEADLINE, Estimate, confident, mixture, reliability
+from prefopt.audit.estimate import HEADLINE, Estimate, estimates
 from prefopt.audit.features import differences
 from prefopt.audit.likelihood import Rate, logistic
 from prefopt.audit.margins import out_of_fold
@@ -52,6 +52,5 @@ def audited(data: Data, *, seed: int) -> Findings:
     """Audit the training labels, from what is recorded alone. Raises PrefoptError, see `differences`."""
     seen = differences(data)
     margins = out_of_fold(seen, data.train.pairs.columns["label"], seed=seed)
-    headline, fit = reliability(margins)
-    others = {"confident": confident(margins, seed=seed), "mixture": mixture(margins)}
-    return Findings(margins, fit, {HEADLINE: headline, **others}, parts(data.train.pairs, margins), seen.shape[1])
+    found, fit = estimates(margins, seed=seed)
+    return Findings(margins, fit, found, parts(data.train.pairs, margins), seen.shape[1])

@@ -15,9 +15,10 @@ def out_of_fold(differences: sp.csr_matrix, label: np.ndarray, *, seed: int) -> 
     """[N] margins <theta_-k, phi(winner) - phi(loser)> of the recorded labels, in arbitrary units.
 
     theta_-k is a Bradley-Terry model with a ridge penalty, fitted to the folds other than the pair's own: a flipped
-    label cannot be learned by heart. (Under symmetric flips such a model keeps its direction and loses only length,
-    which the flip rate is estimated together with.) Of the penalties the one with the largest likelihood of noisy
-    Bradley-Terry out of fold is kept. Every second pair, by `seed`, is mirrored, so that positions do not matter.
+    label cannot be learned by heart. Under symmetric flips such a model keeps its direction (exactly so for elliptical
+    features) and loses length, which is estimated together with the flip rate. Of the penalties the one with the
+    largest likelihood of noisy Bradley-Terry out of fold is kept. Every second pair, by `seed`, is mirrored, so that
+    positions do not matter.
 
     differences: [N, d] first response less second. label: [N] 0 where the first is recorded as preferred, else 1.
     """

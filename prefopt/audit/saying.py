@@ -5,38 +5,41 @@ from collections.abc import Sequence
 from prefopt.audit.estimate import ASSUMES, HEADLINE
 from prefopt.audit.findings import Findings
 
-CLEAN = 0.005
-"""A rate below which nothing needs to be done."""
+CLEAN = 0.05
+"""An upper end of the interval below which nothing needs to be done."""
+NONE = 0.005
+"""A lower end that is no sign of flips."""
 
 
 def verdict(findings: Findings) -> str:
     """The headline in a sentence."""
     found = findings.headline
+    between = f"90 % interval {found.low:.1%} to {found.high:.1%}"
     if not found.sound:
-        between = f"The flip rate is between {found.low:.2f} and {found.high:.2f}, and no single number is sound"
-        return f"{between}: {found.why}."
-    if found.low < CLEAN:
-        return f"No sign of flipped labels (90 % interval {found.low:.1%} to {found.high:.1%})."
-    return f"About {found.rate:.1%} of the labels are flipped (90 % interval {found.low:.1%} to {found.high:.1%})."
+        return f"No single flip rate is sound ({between}): {found.why}."
+    if found.low < NONE:
+        clean = (
+            "No sign of flipped labels" if found.high < CLEAN else f"At most {found.high:.0%} of the labels are flipped"
+        )
+        return f"{clean} ({between})."
+    return f"About {found.rate:.1%} of the labels are flipped ({between})."
 
 
 def advice(findings: Findings, overrides: Sequence[str]) -> list[str]:
     """What to do next: commands and files."""
     found = findings.headline
     same = " ".join(override for override in overrides if not override.startswith("noise"))
-    train = f"python -m prefopt.train {same} noise=none".replace("  ", " ")
-    if not found.sound:
+    if found.sound and found.high < CLEAN:
+        return [f"labels this clean need no robust method: python -m prefopt.train {same} noise=none method=dpo"]
+    if not found.sound or found.low < NONE:
+        ends = f"noise.assumed={found.low:.2f},{min(found.high, 0.45):.2f}"
         return [
-            f"methods that need no rate: {train} method=lcpo",
-            f"how much the rate matters: -m method=rdpo noise.assumed={found.low:.2f},{min(found.high, 0.45):.2f}",
-        ]
-    if found.low < CLEAN:
-        return [
-            f"nothing asks for a robust method: {train} method=dpo",
-            f"against the worst that the interval allows: {train} method=rdpo noise.assumed={found.high:.3f}",
+            f"see whether the rate matters: python -m prefopt.train -m {same} noise=none method=rdpo {ends}",
+            f"or take a method that finds its own: python -m prefopt.train {same} noise=none method=lcpo",
+            "more pairs make the interval narrower",
         ]
     return [
-        f"tell a method that takes a rate: {train} method=rdpo noise.assumed={found.rate:.3f}",
+        f"tell the method: python -m prefopt.train {same} noise=none method=rdpo noise.assumed={found.rate:.3f}",
         "or let the run estimate it, in the place of the number: noise.assumed=estimated",
         "read suspicious.csv from the top; ids with p_flipped above 0.5 are more likely wrong than right",
     ]
@@ -51,6 +54,6 @@ def warnings(findings: Findings) -> list[str]:
     ]
     return [
         *said,
-        "a flip is a label that contradicts the choice of careful people whatever the pair; close calls are not flips. "
-        "What the features do not see and yet decides labels counts as flips",
+        "a flip strikes any pair alike: mistakes on close calls are not flips. What people see and the features do not "
+        "makes pairs look like close calls, and the interval wide; where it outweighs the largest margins, like flips",
     ]

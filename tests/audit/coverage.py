@@ -20,19 +20,22 @@ import numpy as np
 from prefopt.audit.estimate import Estimate
 
 
-def estimates(overrides: Sequence[str], rate: float, seed: int) -> dict[str, Estimate]:
+def estimated(overrides: Sequence[str], rate: float, seed: int) -> dict[str, Estimate]:
     """What the estimators say of this dataset with `rate` of its labels flipped."""
     from prefopt.audit.__main__ import configured, loaded
-    from prefopt.audit.findings import audited
+    from prefopt.audit.estimate import estimates
+    from prefopt.audit.features import differences
+    from prefopt.audit.margins import out_of_fold
 
     noise = ["noise=flip", f"noise.rate={rate}", f"seed={seed}"]
     data, _ = loaded(configured([*overrides, *noise]))
-    return audited(data, seed=seed).estimates
+    margins = out_of_fold(differences(data), data.train.pairs.columns["label"], seed=seed)
+    return estimates(margins, seed=seed)[0]
 
 
 def rows(rate: float, found: Sequence[dict[str, Estimate]]) -> Iterator[str]:
     for name in found[0]:
-        values = [estimates[name] for estimates in found]
+        values = [estimate[name] for estimate in found]
         rates, low, high = (np.array([getattr(value, key) for value in values]) for key in ("rate", "low", "high"))
         above, below = np.mean(low > rate), np.mean(high < rate)
         yield (
@@ -52,7 +55,7 @@ def main() -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         rates = [float(rate) for rate in given.rates.split(",")]
         cells = list(product([given.overrides], rates, range(given.seeds)))
-        found = pool.map(estimates, *zip(*cells, strict=True))
+        found = pool.map(estimated, *zip(*cells, strict=True))
         for rate in rates:
             print("\n".join(rows(rate, [next(found) for _ in range(given.seeds)])), flush=True)
 

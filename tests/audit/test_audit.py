@@ -2,12 +2,18 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from prefopt.audit.__main__ import configured, main
+from prefopt.audit.estimate import Estimate
+from prefopt.audit.findings import Findings
+from prefopt.audit.likelihood import Rate
 from prefopt.audit.report import LENGTH, brief
+from prefopt.audit.saying import advice, verdict, warnings
 
 BANDIT = ["dataset=bandit", "dataset.pairs=1500", "dataset.scale=4", "dataset.test_pairs=1"]
 
@@ -92,21 +98,28 @@ def test_own_files_are_read_with_their_annotators(
     assert first["prompt"].startswith("question") and "go away" in first["winner"] and "thank you" in first["loser"]
 
 
-def test_estimators_that_disagree_are_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from dataclasses import replace
-
-    import numpy as np
-
-    from prefopt.audit.estimate import Estimate
-    from prefopt.audit.findings import Findings
-    from prefopt.audit.likelihood import Rate
-    from prefopt.audit.saying import warnings
-
+def test_estimators_that_disagree_are_named() -> None:
     sure = Estimate(0.1, 0.08, 0.12, True, "")
     others = {"confident": replace(sure, low=0.121, high=0.2), "mixture": replace(sure, low=0.12, high=0.2)}
     found = Findings(np.ones(2), Rate(0.1, 0.08, 0.12, 1.0), {"reliability": sure, **others}, [], 1)
     assert found.disagreeing == ["confident"]
     assert warnings(found)[0].startswith("confident disagrees with reliability")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sound", "says", "next_"),
+    [
+        (0.0, 0.02, True, "No sign of flipped labels", "method=dpo"),
+        (0.0, 0.15, True, "At most 15% of the labels", "-m dataset=x noise=none method=rdpo noise.assumed=0.00,0.15"),
+        (0.0, 0.50, False, "No single flip rate is sound", "method=rdpo noise.assumed=0.00,0.45"),
+        (0.1, 0.20, True, "About 15.0% of the labels", "method=rdpo noise.assumed=0.150"),
+    ],
+)
+def test_what_is_found_and_what_to_do_are_said(low: float, high: float, sound: bool, says: str, next_: str) -> None:
+    headline = Estimate(0.15, low, high, sound, "of this")
+    found = Findings(np.ones(2), Rate(0.15, low, high, 1.0), {"reliability": headline}, [], 1)
+    assert verdict(found).startswith(says)
+    assert next_ in advice(found, ["dataset=x", "noise.rate=0.2"])[0]
 
 
 def test_too_few_rows_are_refused(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,6 +96,10 @@ def test_text_gives_the_rate_too(home: object) -> None:
     assert found.headline.sound and found.headline.low <= 0.2 <= found.headline.high
     assert auroc(-found.margins, data.train.truth.flipped) > 0.75
     assert {part.by for part in found.parts} == {"annotator", "group", "tokens of both responses"}
+    thirds = [part for part in found.parts if part.by == "tokens of both responses"]
+    assert sum(part.pairs for part in thirds) == 3000
+    starts = [int(part.name.split(" to ")[0]) for part in thirds]
+    assert len(thirds) == 3 and starts == sorted(starts)
 
 
 def test_the_truth_is_not_looked_at() -> None:
