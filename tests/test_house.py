@@ -5,6 +5,7 @@ import sys
 import tomllib
 from functools import cache
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [
@@ -100,6 +101,11 @@ def test_all_that_is_imported_is_a_declared_dependency() -> None:
     names = {"".join(c if c.isalnum() or c in "-_" else " " for c in line).split()[0].lower() for line in declared}
     used = {name.split(".")[0] for names_ in imports().values() for name in names_} - set(sys.stdlib_module_names)
     assert {DISTRIBUTIONS.get(name, name) for name in used - {"prefopt", "launchers"}} <= names
+
+
+def test_the_file_of_a_method_is_short() -> None:
+    files = [path for path in (ROOT / "prefopt" / "methods").glob("*/**/*.py") if path.stem != "__init__"]
+    assert median(len(path.read_text().splitlines()) for path in files) < 60
 
 
 def test_every_sweep_can_be_chosen_by_name() -> None:
