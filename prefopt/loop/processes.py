@@ -38,6 +38,11 @@ def check_processes(trainer: Mapping[str, Any], method: Method, world: str) -> N
             f"{type(method).__name__} couples the examples of a batch, which {ranks.world()} processes cannot share",
             "train it in one process (trainer=auto)",
         )
+    if strategy == "fsdp" and method.whole_laws:
+        raise PrefoptError(
+            f"{type(method).__name__} reads hidden states and whole laws, which trainer.strategy=fsdp does not gather",
+            "use trainer=ddp, with adapters where the model is large",
+        )
     if strategy == "fsdp" and world == "exact":
         raise PrefoptError("trainer.strategy=fsdp has nothing to shard on an exact world", "use trainer=ddp")
 

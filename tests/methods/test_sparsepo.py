@@ -13,6 +13,7 @@ from prefopt.batch import Groups, Pairs
 from prefopt.config import composed
 from prefopt.engine import laws
 from prefopt.errors import PrefoptError
+from prefopt.loop.processes import check_processes
 from prefopt.methods.base import Method
 from prefopt.methods.pairwise.base import Pairwise
 from prefopt.methods.pairwise.masks import Activations, Learned, Mask, Ones
@@ -274,5 +275,7 @@ def test_what_cannot_be_masked_or_cached_is_refused(home: Path) -> None:
         sparsepo(lam_u=-1.0)
     with pytest.raises(PrefoptError, match="whole next-token laws"):
         run(composed(["method=sparsepo", "method.needs.reference=cached", "tracking=none", "dataset.pairs=8"]))
+    with pytest.raises(PrefoptError, match="fsdp does not gather"):
+        check_processes({"strategy": "fsdp", "num_nodes": 1, "devices": 1}, sparsepo(), "text")
     with pytest.raises(PrefoptError, match="exact world"):
         run(composed(["method=sparsepo", "dataset=bandit", "model=log_linear", "tracking=none"]))
