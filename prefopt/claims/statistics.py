@@ -91,7 +91,7 @@ def smallest_gap(*, figure: str, better: str, worse: str) -> Statistic:
     """The least paired difference `better` - `worse` over seeds: above 0 where the order holds in every one."""
 
     def of(cells: Sequence[Cell]) -> float:
-        value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells}
+        value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells if cell.arm in (better, worse)}
         return min(value[better, seed] - value[worse, seed] for arm, seed in value if arm == better)
 
     return of
@@ -102,7 +102,7 @@ def median_gap(*, figure: str, better: Sequence[str], worse: Sequence[str]) -> S
     `worse`."""
 
     def of(cells: Sequence[Cell]) -> float:
-        value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells}
+        value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells if cell.arm in (better, worse)}
 
         def median(arms: Sequence[str], seed: int) -> float:
             return float(np.median([value[arm, seed] for arm in arms]))
@@ -135,7 +135,7 @@ def mean_gap(*, figure: str, better: str, worse: str) -> Statistic:
     """The mean paired difference `better` - `worse` over seeds."""
 
     def of(cells: Sequence[Cell]) -> float:
-        value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells}
+        value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells if cell.arm in (better, worse)}
         return float(np.mean([value[better, seed] - value[worse, seed] for arm, seed in value if arm == better]))
 
     return of
@@ -199,7 +199,7 @@ def largest_ratio(*, figure: str, arm: str, other: str) -> Statistic:
     """The largest paired `arm` / `other` over seeds: below 1 where it is the smaller one in every seed."""
 
     def of(cells: Sequence[Cell]) -> float:
-        value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells}
+        value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells if cell.arm in (better, worse)}
         return float(max(value[arm, seed] / value[other, seed] for name, seed in value if name == arm))
 
     return of

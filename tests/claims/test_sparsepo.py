@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from prefopt.claims.claim import Experiment, Test, read
+from prefopt.claims.claim import Experiment, read
 from prefopt.claims.statistics import Cell
 from prefopt.methods.pairwise import masks
 from prefopt.reproduce import CLAIMS, run_all
@@ -61,7 +61,7 @@ FIGURES = {  # AUROC, zeros, KL
 }
 
 
-def failing(**other: tuple[float, float, float]) -> list[Test]:
+def failing(**other: tuple[float, float, float]) -> set[str]:
     """The tests that do not hold where some arms have other figures than FIGURES."""
     names = ("tokens/auroc", "tokens/zeros", "gold/kl")
     cells = [
@@ -69,18 +69,18 @@ def failing(**other: tuple[float, float, float]) -> list[Test]:
         for arm, values in FIGURES.items()
         for seed in range(3)
     ]
-    return [test for test in triggers().tests if test.gated and not test.holds(test.statistic(cells))]
+    return {test.says for test in triggers().tests if test.gated and not test.holds(test.statistic(cells))}
 
 
 def test_every_criterion_can_fail() -> None:
-    assert failing() == []
+    assert failing() == set()
     failed = {
-        test.says
+        says
         for other in (
             {"common": (0.5, 0.0, 3.5), "independent": (0.5, 0.0, 1.0)},
             {"lam .01": (0.5, 0.01, 1.0), "lam .1": (0.5, 0.0, 1.0)},
             {"common": (0.99, 0.5, 1.6)},
         )
-        for test in failing(**other)
+        for says in failing(**other)
     }
     assert failed == {test.says for test in triggers().tests if test.gated}
