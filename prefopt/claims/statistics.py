@@ -102,7 +102,7 @@ def median_gap(*, figure: str, better: Sequence[str], worse: Sequence[str]) -> S
     `worse`."""
 
     def of(cells: Sequence[Cell]) -> float:
-        value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells if cell.arm in (better, worse)}
+        value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells if cell.arm in (*better, *worse)}
 
         def median(arms: Sequence[str], seed: int) -> float:
             return float(np.median([value[arm, seed] for arm in arms]))
@@ -199,7 +199,7 @@ def largest_ratio(*, figure: str, arm: str, other: str) -> Statistic:
     """The largest paired `arm` / `other` over seeds: below 1 where it is the smaller one in every seed."""
 
     def of(cells: Sequence[Cell]) -> float:
-        value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells if cell.arm in (better, worse)}
+        value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells if cell.arm in (arm, other)}
         return float(max(value[arm, seed] / value[other, seed] for name, seed in value if name == arm))
 
     return of
