@@ -39,7 +39,8 @@ class Given(nn.Module):
 def influence(method: Method) -> Curve:
     """The weight of every pair of a batch with margins spread evenly over [-REACH, REACH], through the loss itself.
 
-    Responses are of one token. The policy prefers one as much as it avoids the other, and the reference is indifferent.
+    Responses are of one token, and recorded margins are 1. The policy prefers one response as much as it avoids the
+    other, and the reference is indifferent.
     Raises PrefoptError where the loss of a method is not a function of the margin.
     """
     alone = isinstance(method, Pairwise) and set(method.roles) <= {"policy", "reference"}
@@ -78,4 +79,5 @@ def _batch(reference: float) -> Pairs:
         mean_length=torch.tensor(1.0),
         reference=torch.full((POINTS, 2, 1), reference, dtype=torch.float64),
         label=torch.zeros(POINTS, dtype=torch.long),
+        margin=torch.ones(POINTS, dtype=torch.float64),
     )

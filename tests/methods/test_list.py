@@ -89,7 +89,7 @@ def test_the_influence_of_a_pair_is_that_of_the_loss() -> None:
         np.testing.assert_allclose(curve.weight, weight, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["kto", "aot", "dr_dpo", "simpo"])
+@pytest.mark.parametrize("name", ["kto", "aot", "dr_dpo", "simpo", "odpo"])
 def test_coupled_and_reference_free_losses_have_a_weight_too(name: str) -> None:
     curve = influence(method(f"method={name}"))
     assert np.isfinite(curve.weight).all() and np.ptp(curve.weight) > 0
