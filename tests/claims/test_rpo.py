@@ -8,6 +8,7 @@ from torch import Tensor
 
 from prefopt.batch import Pairs
 from prefopt.claims.claim import Experiment, read
+from prefopt.claims.statistics import Cell, excess
 from prefopt.methods.pairwise.base import Pairwise
 from prefopt.methods.pairwise.pair import Pair
 from prefopt.methods.pairwise.rpo import RPO
@@ -37,3 +38,16 @@ def test_an_anchor_on_the_rejected_makes_the_claim_fail(home: Path, monkeypatch:
 
     monkeypatch.setattr(RPO, "_robust", wrong)
     assert not any(verdicts(small(seeds=2, rounds=20)).values())
+
+
+@pytest.mark.parametrize(("rpo", "holds"), [(2.5, True), (1.5, False)])
+def test_an_excess_is_over_a_multiple_of_the_others_gain(rpo: float, holds: bool) -> None:
+    """The gains are 1.5 or 0.5 against 0.5, and against a loss."""
+    start = {"start": 1.0}
+    cells = [Cell("rpo", 0, {}, {"x": rpo, **start}), Cell("dpo", 0, {}, {"x": 1.5, **start})]
+    cells += [Cell("bad", 0, {}, {"x": 0.5, **start})]
+    over = excess(figure="x", better="rpo", worse="dpo", start="start", times=1.5)
+    assert (over(cells) >= 0) is holds
+    assert excess(figure="x", better="rpo", worse="bad", start="start", times=1.5)(cells) == pytest.approx(
+        rpo - 1 + 0.75
+    )
