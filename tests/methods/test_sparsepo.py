@@ -18,6 +18,7 @@ from prefopt.methods.base import Method
 from prefopt.methods.pairwise.base import Pairwise
 from prefopt.methods.pairwise.masks import Activations, Learned, Mask, Ones
 from prefopt.methods.pairwise.objectives.dpo import DPO
+from prefopt.methods.pairwise.objectives.kto import KTO
 from prefopt.methods.pairwise.objectives.simpo import SimPO
 from prefopt.methods.pairwise.pair import Pair
 from prefopt.methods.pairwise.robust.none import Plain
@@ -269,8 +270,9 @@ def test_with_an_adapter_the_masks_are_those_of_the_base(batch: Pairs, prepared:
 def test_what_cannot_be_masked_or_cached_is_refused(home: Path) -> None:
     from prefopt.run import run
 
-    with pytest.raises(PrefoptError, match="has none"):
-        SparsePO(objective=SimPO(), robust=Plain(), mask=Ones())
+    for objective in (SimPO(), KTO()):
+        with pytest.raises(PrefoptError, match="weighs log-ratios"):
+            SparsePO(objective=objective, robust=Plain(), mask=Ones())
     with pytest.raises(PrefoptError, match="rewarded"):
         sparsepo(lam_u=-1.0)
     with pytest.raises(PrefoptError, match="whole next-token laws"):

@@ -28,7 +28,7 @@ from prefopt.methods.pairwise.pair import Pair
 class SparsePO(Pairwise):
     """Args: mask: where m comes from, see `masks`. lam_u, lam_d: weights of the norms, in nats a token.
 
-    Raises PrefoptError where the objective does without a reference, or a lambda is negative.
+    Raises PrefoptError where the objective is not one of log-ratios alone, or a lambda is negative.
     """
 
     worlds: ClassVar[frozenset[str]] = frozenset({"text"})
@@ -38,10 +38,10 @@ class SparsePO(Pairwise):
         self, *, objective: Objective, robust: Robustifier, mask: Mask, lam_u: float = 0.0, lam_d: float = 0.0
     ) -> None:
         super().__init__(objective=objective, robust=robust)
-        if not objective.uses_reference:
+        if not objective.uses_reference or objective.uses_collisions or objective.uses_mismatched:
             raise PrefoptError(
-                "method=sparsepo weighs log-ratios to a reference, and this objective has none",
-                "use method/objective=dpo, or another with a reference",
+                "method=sparsepo weighs log-ratios to a reference, and this objective has none, or reads more than them",
+                "use method/objective=dpo, or another of a pair's log-ratios",
             )
         if not (lam_u >= 0 and lam_d >= 0):
             raise PrefoptError(f"method.lam_u={lam_u}, lam_d={lam_d}: a norm would be rewarded", "give 0 or more")
