@@ -6,8 +6,8 @@
     L    = - w(m) log sigmoid(z)
 
 Where P(label) = sigmoid(m), the weights of both orders move the loss's minimiser from z = m to z = c(|m|) m for
-    c(a) = c_min + (c_max - c_min) / (1 + (c_max - 1)/(1 - c_min) exp(lam (a - tau)))      falls, c(tau) = 1
-L(-) with w(-m). It is no filter of noise: a confident disagreement, m <= -tau, has the weight 1 again.
+|m| < tau: further for hard pairs, less far for easy ones. No gradient flows into w. A robustifier gets L(+) with w(m)
+and L(-) with w(-m). It is no filter of noise: a confident disagreement, m <= -tau, has the weight 1 again.
 """
 
 import math

@@ -40,7 +40,7 @@ class SparsePO(Pairwise):
         super().__init__(objective=objective, robust=robust)
         if not objective.uses_reference or objective.uses_collisions or objective.uses_mismatched:
             raise PrefoptError(
-                "method=sparsepo weighs log-ratios to a reference, and this objective has none, or reads more than them",
+                "method=sparsepo weighs log-ratios to a reference, and this objective has none or reads more than them",
                 "use method/objective=dpo, or another of a pair's log-ratios",
             )
         if not (lam_u >= 0 and lam_d >= 0):
