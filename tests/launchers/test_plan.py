@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,8 @@ from launchers.preflight import accepted, fitting, minutes
 from launchers.show import show_plan
 from launchers.states import State
 from prefopt import train
-from prefopt.config import CONF, check_choices, sweep_name
+from prefopt.batch import Pairs
+from prefopt.config import CONF, check_choices, composed, sweep_name
 from prefopt.datasets.text import TextDataset
 from prefopt.errors import PrefoptError
 from prefopt.manifest import MANIFEST, Cell, Job, Manifest
@@ -130,6 +132,18 @@ def test_the_corners_of_every_sweep_can_be_planned(plan: Any, path: Path) -> Non
     values = {key: str(value).split(",") for key, value in swept.items()}
     corners = [[f"+sweep={path.stem}", *(f"{key}={value[k]}" for key, value in values.items())] for k in (0, -1)]
     assert len(plan(corners, base=()).cells) == 2
+
+
+def test_the_noise_grid_holds_every_pairwise_method_that_both_worlds_feed() -> None:
+    def fed_by_both(name: str) -> bool:
+        node = composed([f"method={name}"]).method
+        method, scored = get_class(node._target_), "odpo" in str(node)
+        both = method.worlds == {"text", "exact"} and method.eats is Pairs and not scored
+        return both and method.__module__.split(".")[2] == "pairwise"
+
+    names = {path.stem for path in (CONF / "method").glob("*.yaml")}
+    swept = yaml.safe_load((CHECKOUT / "sweeps" / "noise_grid.yaml").read_text())["hydra"]["sweeper"]["params"]
+    assert {name.strip() for name in swept["method"].split(",")} == {name for name in names if fed_by_both(name)}
 
 
 def test_a_sweep_is_named_after_its_file_and_what_else_it_was_sent_with() -> None:
