@@ -19,6 +19,10 @@ SHOWN = (
     ("rank/accuracy", "held-out pairs ranked right by likelihood"),
     ("rank/alignment_gap", "alignment gap"),
     ("noise/detect_auroc", "AUROC of flipped against clean pairs"),
+    ("noise/eps_hat", "flip rate, as estimated from the labels"),
+    ("eval/noise/eps_hat", "flip rate, as the method has learned it"),
+    ("tokens/auroc", "AUROC of tokens that bear reward"),
+    ("tokens/zeros", "share of tokens without a weight"),
     ("theta/error", "parameter error"),
     ("length/policy", "tokens an answer"),
 )
