@@ -21,12 +21,15 @@ def extrapolated(margins: np.ndarray, *, seed: int) -> Rate:
         D(|m|) = e + A exp(-b |m|),    0 <= e <= 1/2,  A >= 0
 
     Assumes that above t close calls die out exponentially in the confidence; nothing of the pairs below it. Where the
-    margins are too small for that to be seen, e is D itself, an upper bound. Interval: of e over bins drawn again.
+    margins are too small for that to be seen, e is D itself, an upper bound. Interval: of e over bins drawn again; its
+    upper end is at least the rate at which not one of the pairs above t would be wrong once in twenty.
 
     margins: [N] out of fold, of the recorded labels, in nats.
     """
-    threshold = expit(margins).mean()
-    sure = margins[expit(np.abs(margins)) >= threshold]
+    if not margins.any():
+        return Rate(0.0, 0.0, 0.5, 1.0)
+    confident = expit(np.abs(margins))
+    sure = margins[confident >= min(expit(margins).mean(), confident.max())]
     confidence = np.abs(sure) / np.median(np.abs(sure))
     order = np.argsort(confidence, kind="stable")
     bins = np.empty(len(sure), np.int64)
@@ -38,7 +41,8 @@ def extrapolated(margins: np.ndarray, *, seed: int) -> Rate:
     draws = np.random.default_rng(seed)
     again = draws.binomial(pairs.astype(int), wrong / np.maximum(pairs, 1), size=(RESAMPLES, BINS))
     low, high = np.quantile([_level(row, pairs, decays) for row in again], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Rate(_level(wrong, pairs, decays), float(low), float(high), 1.0)
+    unseen = 1 - ((1 - LEVEL) / 2) ** (1 / len(sure))
+    return Rate(_level(wrong, pairs, decays), float(low), min(max(float(high), unseen), 0.5), 1.0)
 
 
 def _level(wrong: np.ndarray, pairs: np.ndarray, decays: np.ndarray) -> float:

@@ -185,6 +185,21 @@ def test_labels_that_are_all_tossed_coins_collapse_to_no_number_by_any_estimator
         assert not found.sound and found.low == 0 and found.high > 0.45 and found.rate < 0.5
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("margins", [np.zeros(200), np.where(np.arange(200) == 7, 1.0, 0.0)])
+def test_margins_that_say_nothing_are_no_sign_of_clean_labels_to_confident_learning(margins: np.ndarray) -> None:
+    found = confident(margins, seed=0)
+    assert not found.sound and (found.low, found.high) == (0.0, 0.5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_labels_none_of_which_is_contradicted_may_still_be_flipped_now_and_then() -> None:
+    """Once in twenty, 200 labels flipped at the upper end are all right."""
+    found = confident(np.ones(200), seed=0)
+    assert (found.rate, found.low) == (0.0, 0.0)
+    assert binom.pmf(0, 200, found.high) == pytest.approx(0.05)
+
+
 def test_small_margins_widen_the_interval_rather_than_lie() -> None:
     found = flip_rate(bandit(scale=0.7, rate=0.2), seed=0)
     assert not found.sound and found.low <= 0.2 <= found.high
