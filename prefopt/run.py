@@ -111,7 +111,8 @@ class Parts:
     def estimate(self, data: Data) -> dict[str, Any]:
         """What the labels of the training pairs say of their flip rate."""
         noise = {key: value for key, value in self.settings["noise"].items() if key != "assumed"}
-        return belief.estimated(data, {"data": self.dataset.checksum(), "noise": noise}, self.settings["seed"])
+        labels = {"data": self.dataset.checksum(), "tokens": data.train.pairs.checksum(), "noise": noise}
+        return belief.estimated(data, labels, self.settings["seed"])
 
     def fingerprint(self, known: dict[str, str] | None = None) -> str:
         """What the run depends on: files by their content, a recipe by what it was resolved to, and the same of the

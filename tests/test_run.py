@@ -1,12 +1,13 @@
 """What a run is: its identity, and what it takes from its needs."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from prefopt.config import composed
+from prefopt.datasets.data import Data
 from prefopt.errors import PrefoptError
 from prefopt.models.judge import Judge
 from prefopt.run import Parts, run
@@ -67,6 +68,22 @@ def test_a_method_can_be_told_the_estimated_rate(home: Path, monkeypatch: pytest
     assert estimated["figures"] == by_number["figures"] | added  # type: ignore[operator]
     again = told(home, monkeypatch, "noise.assumed=estimated", "method=cdpo", rate=0.0)
     assert again["figures"]["noise/eps_hat"] == 0.3, "one estimate serves all methods"  # type: ignore[index]
+
+
+def test_an_estimate_is_of_the_tokens_that_it_was_made_from(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another tokenizer sees other features in the same data."""
+    from prefopt.audit import estimate
+
+    def first_token(data: Data, *, seed: int) -> Said:
+        return Said(float(data.train.pairs.response.values[0]), 0.0, 0.5)
+
+    monkeypatch.setattr(estimate, "flip_rate", first_token)
+    parts = Parts(composed(["dataset=bandit", "dataset.pairs=64"]))
+    data = parts.dataset.load()
+    pairs = data.train.pairs
+    again = replace(pairs, response=replace(pairs.response, values=pairs.response.values + 1))
+    other = replace(data, train=replace(data.train, pairs=again))
+    assert parts.estimate(other)["rate"] == parts.estimate(data)["rate"] + 1
 
 
 def test_where_the_estimate_is_not_sound_the_lower_end_is_assumed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
