@@ -69,15 +69,17 @@ class Game:
     ) -> None:
         drawn = self._drawn(contexts, responses, seed) if preferences is None else np.array([preferences], float)
         answers = drawn.shape[-1]
-        if drawn.ndim != 3 or drawn.shape[1] != answers or not np.allclose(drawn + drawn.transpose(0, 2, 1), 1):
+        square = drawn.ndim == 3 and drawn.shape[1] == answers
+        if not square or (drawn < 0).any() or not np.allclose(drawn + drawn.transpose(0, 2, 1), 1):
             raise PrefoptError(
-                f"dataset.preferences={preferences} is no preference: p(y > y') + p(y' > y) must be 1",
+                f"dataset.preferences={preferences} is no preference: p(y > y') + p(y' > y) must be 1, neither below 0",
                 "give as many rows as columns, with 0.5 on the diagonal",
             )
         law = np.full(answers, 1 / answers) if mu is None else np.array(mu, float)
-        if law.shape != (answers,) or (law < 0).any() or not np.isclose(law.sum(), 1):
+        if law.shape != (answers,) or (law < 0).any() or not np.isclose(law.sum(), 1) or np.count_nonzero(law) < 2:
             raise PrefoptError(
-                f"dataset.mu={mu} is no law over {answers} answers", f"give {answers} shares that add up to 1"
+                f"dataset.mu={mu} is no law over {answers} answers that makes pairs of them",
+                f"give {answers} shares that add up to 1, two of them above 0",
             )
         self.preferences, self.mu, self.seed = drawn, law, seed
         self.sizes = {"train": pairs, "test": test_pairs}

@@ -184,8 +184,10 @@ def test_a_game_that_is_drawn_is_a_preference_and_depends_on_its_seed() -> None:
     [
         {"preferences": [[0.5, 0.9], [0.2, 0.5]]},
         {"preferences": [[0.5, 0.9]]},
+        {"preferences": [[0.5, 1.5], [-0.5, 0.5]]},
         {"mu": [0.5, 0.5]},
         {"mu": [-1, 2, 0, 0, 0]},
+        {"mu": [1, 0, 0, 0, 0]},
     ],
     ids=str,
 )
