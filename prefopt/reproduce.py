@@ -133,7 +133,7 @@ def summarise(claims: Sequence[Claim], measured: Mapping[str, Sequence[Line]]) -
     for claim in claims:
         gated = [line for line in measured[claim.name] if line.verdict != "-"]
         failed = [line for line in gated if line.verdict == FAILS]
-        verdict = f"[red]{FAILS}" if failed else f"[green]{HOLDS}"
+        verdict = f"[red]{FAILS}" if failed else f"[green]{HOLDS}" if gated else "[dim]-"
         told = next(iter(failed or gated), None)
         rest = (told.statistic, *told.shown[:2], told.criterion) if told else ("no criterion", "", "", "")
         rows.append((claim.name, *rest, f"{len(gated) - len(failed)} of {len(gated)}", verdict))

@@ -89,6 +89,14 @@ def test_all_claims_of_a_family_end_in_one_table(
     assert "choose one of online, pairwise" in capsys.readouterr().err
 
 
+def test_a_claim_that_asks_for_nothing_does_not_hold_either(capsys: pytest.CaptureFixture[str]) -> None:
+    reported = reproduce.Line("toss", "heads", 1.0, None, "reported", "-", 2)
+    claims = [read(reproduce.CLAIMS / "rdpo.yaml")]
+    reproduce.summarise(claims, {"rdpo": [reported]})
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "no criterion" in line)
+    assert "0 of 0" in line and "holds" not in line
+
+
 def test_an_unknown_claim_or_statistic_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
