@@ -15,12 +15,12 @@ from prefopt.methods.pairwise.rpo import RPO
 from prefopt.reproduce import CLAIMS, run_all
 
 
-def small(*, seeds: int, rounds: int = 100) -> Experiment:
+def small(*, seeds: int) -> Experiment:
     """DPO and RPO alone."""
     (experiment,) = read(CLAIMS / "rpo.yaml").experiments
     arms = {arm: experiment.arms[arm] for arm in ("dpo", "eta .05")}
     tests = [test for test in experiment.tests if test.gated and "eta 1" not in test.says]
-    return replace(experiment, base=[*experiment.base, f"rounds={rounds}"], arms=arms, tests=tests, seeds=seeds)
+    return replace(experiment, arms=arms, tests=tests, seeds=seeds)
 
 
 def verdicts(experiment: Experiment) -> dict[str, bool]:
@@ -32,12 +32,14 @@ def test_the_sft_term_keeps_to_the_data_and_gains_more(home: Path) -> None:
     assert verdicts(small(seeds=2)) == dict.fromkeys(("mass off the data", "log-prob of the chosen", "true gain"), True)
 
 
-def test_an_anchor_on_the_rejected_makes_the_claim_fail(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_anchor_of_the_wrong_sign_makes_the_claim_fail(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One on the rejected would not: it keeps to the data as well."""
+
     def wrong(self: RPO, pair: Pair, batch: Pairs) -> Tensor:
         return Pairwise._robust(self, pair, batch) + self.weight * pair.w.S.clamp(min=-30)
 
     monkeypatch.setattr(RPO, "_robust", wrong)
-    assert not any(verdicts(small(seeds=2, rounds=20)).values())
+    assert not any(verdicts(small(seeds=2)).values())
 
 
 @pytest.mark.parametrize(("rpo", "holds"), [(2.5, True), (1.5, False)])
