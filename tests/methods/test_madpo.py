@@ -18,8 +18,10 @@ from prefopt.methods.pairwise.base import Pairwise
 from prefopt.methods.pairwise.beta_dpo import BetaDPO, Moments
 from prefopt.methods.pairwise.madpo import MADPO
 from prefopt.methods.pairwise.objectives.dpo import DPO
+from prefopt.methods.pairwise.objectives.hinge import Hinge
 from prefopt.methods.pairwise.objectives.ipo import IPO
 from prefopt.methods.pairwise.robust.none import Plain
+from prefopt.methods.pairwise.robust.tilt import Tilt
 from prefopt.methods.pairwise.robust.unbiased import Unbiased
 from prefopt.models.exact import ExactPolicy, ExactReward, Linear
 
@@ -182,6 +184,19 @@ def test_6_the_batch_beta_follows_the_mean_of_the_kept(
     assert losses.tolist() == pytest.approx([*expected, 0.0])
 
 
+def test_a_robustifier_sees_the_kept_alone(
+    numbers: Any, prepared: Callable[..., Any], pairs_of: Callable[..., Pairs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tilted = BetaDPO(objective=DPO(beta=0.1), robust=Tilt(temperature=0.5))
+    method, batch = given_gaps(numbers, prepared, pairs_of, tilted, GAPS)
+    kept = torch.tensor([True, False, True, True])
+    monkeypatch.setattr(method, "_kept", lambda *_: kept)
+    losses, metrics = method.loss(batch)
+    z = metrics["beta_dpo/beta"] * torch.tensor(GAPS, dtype=torch.float64)[kept]
+    assert losses.mean().item() == pytest.approx(-0.5 * np.log(np.mean(np.exp(np.log(z.sigmoid().numpy()) / 0.5))))
+    assert losses[1] == 0
+
+
 def test_6_pairs_are_kept_in_proportion_to_a_gaussian(
     numbers: Any, prepared: Callable[..., Any], pairs_of: Callable[..., Pairs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,7 +249,8 @@ def test_moments_move_with_the_optimiser_and_stay_in_evaluation(
 
 
 def test_another_objective_than_dpo_and_an_empty_share_are_refused() -> None:
-    with pytest.raises(PrefoptError, match="beta of DPO"):
-        BetaDPO(objective=IPO(), robust=Plain())
+    for other in (IPO(), Hinge()):  # built on DPO, and yet another loss
+        with pytest.raises(PrefoptError, match="beta of DPO"):
+            BetaDPO(objective=other, robust=Plain())
     with pytest.raises(PrefoptError, match="no share"):
         beta_dpo(keep=0.0)

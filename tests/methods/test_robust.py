@@ -229,6 +229,7 @@ def test_weights_that_underflow_stay_finite(
         (lambda: Tilt(temperature=0), "temperature=0"),
         (lambda: Tilt(temperature=-1), "temperature=-1"),
         (lambda: Tilt(temperature=math.nan), "temperature=nan"),
+        (lambda: Tilt(temperature=math.inf), "temperature=inf"),
         (lambda: ROPO(alpha=2), "alpha=2"),
         (lambda: Holder(gamma=0), "gamma=0"),
         (lambda: SoftLabel(rho=-0.1), "rho=-0.1"),
@@ -437,6 +438,24 @@ def test_data_without_annotators_have_one_estimate(bandit: Data, batch_of: Calla
     em.reliability.learn()
     assert em.reliability.eta.shape == (1,) and em.reliability.eta.item() < 0.9
     assert set(em.facts()) == {"noise/eps_hat", "noise/collapsed"}
+
+
+def test_what_any_tracker_takes_is_made_of_the_names_of_annotators(bandit: Data) -> None:
+    called = ["a@b.com", "a#b.com", "Bob Ross", "../x", "née"]
+    em = begun(EM(), bandit, annotator=[0, 1, 2, 3, 4, *[0] * 59], annotator_name=[*called, *called[:1] * 59])
+    each = {name.removeprefix("noise/eps_hat/") for name in em.facts()}
+    assert each == {"noise/eps_hat", "noise/collapsed", "a_b_com_0", "a_b_com_1", "Bob Ross", "___x", "née"}
+
+
+def test_em_learns_from_batches_of_one_pair(batch_of: Callable[..., Pairs], capsys: pytest.CaptureFixture[str]) -> None:
+    """A single p is like all others of its batch, which says nothing against it."""
+    em, draw = EM(rate=0.05), np.random.default_rng(0)
+    for _ in range(400):
+        em.reliability.clear()
+        em(*dpo(tensor([3.0 if draw.random() < 0.75 else -3.0])), batch_of(1))
+        em.reliability.learn()
+    assert em.reliability.eta.item() == pytest.approx(0.75, abs=0.1)
+    assert "collapsed" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

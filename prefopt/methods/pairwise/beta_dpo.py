@@ -74,7 +74,7 @@ class BetaDPO(Pairwise):
         priced: bool = False,
     ) -> None:
         super().__init__(objective=objective, robust=robust)
-        if not isinstance(objective, DPO):
+        if type(objective) is not DPO:
             raise PrefoptError("method=beta_dpo is about the beta of DPO", "use method/objective=dpo")
         if not 0 < keep <= 1:
             raise PrefoptError(f"method.keep={keep} is no share of a batch", "give a number above 0 and at most 1")
@@ -89,9 +89,9 @@ class BetaDPO(Pairwise):
             M, S = self.moments(gap)
             kept = self._kept(gap, M, S, batch)
             self.batch_beta = (self.beta * (1 + self.sensitivity * (gap[kept].mean() - M))).clamp(min=LEAST_BETA)
-        z = self.batch_beta.to(h) * h
-        losses: Tensor = self.robust(-logsigmoid(z), -logsigmoid(-z), batch)
-        return torch.where(kept, losses * len(h) / kept.sum(), 0.0)
+        z = self.batch_beta.to(h) * h[kept]
+        losses: Tensor = self.robust(-logsigmoid(z), -logsigmoid(-z), batch.pick(kept))
+        return torch.zeros_like(h).masked_scatter(kept, losses * len(h) / len(z))
 
     def _kept(self, gap: Tensor, M: Tensor, S: Tensor, batch: Pairs) -> Tensor:
         """[B] true where a pair is drawn, whatever the order of the batch."""

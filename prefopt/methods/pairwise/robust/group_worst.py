@@ -15,7 +15,7 @@ from prefopt.batch import Pairs
 from prefopt.errors import PrefoptError
 from prefopt.methods.metrics import Metrics
 from prefopt.methods.pairwise.base import Robustifier
-from prefopt.methods.pairwise.robust.members import SHOWN, counted, names, places, sums
+from prefopt.methods.pairwise.robust.members import counted, metric_names, names, places, sums
 from prefopt.table import Table
 
 
@@ -70,4 +70,4 @@ class GroupWorst(Robustifier):
         self.alpha = (self.alpha + self.step * gain).log_softmax(0)
 
     def facts(self) -> Metrics:
-        return {f"group/weight/{name}": self.alpha[k].exp() for k, name in enumerate(self.names[:SHOWN])}
+        return {f"group/weight/{name}": self.alpha[k].exp() for k, name in enumerate(metric_names(self.names))}

@@ -2,9 +2,9 @@
 
     eta_k <- (1 - alpha) eta_k + alpha mean_k(w)     after a step, for the annotators of its batch
 
-A step is unsound where eta_k would leave (1/2, 1 - 1e-3), or where p is the same for all of a batch, so that w tells
-nothing of anyone: then the last sound estimate stays. Where this lasts EM has collapsed to one component; that is said
-once, and noise/collapsed is the share of unsound steps lately.
+A step is unsound where eta_k would leave (1/2, 1 - 1e-3), or where p is the same for all pairs of a batch of several,
+so that w tells nothing of anyone: then the last sound estimate stays. Where this lasts EM has collapsed to one
+component; that is said once, and noise/collapsed is the share of unsound steps lately.
 """
 
 import torch
@@ -14,7 +14,7 @@ from prefopt import ranks
 from prefopt.errors import PrefoptError
 from prefopt.methods.memory import Memory
 from prefopt.methods.metrics import Metrics
-from prefopt.methods.pairwise.robust.members import SHOWN, counted, names, places, sums
+from prefopt.methods.pairwise.robust.members import SHOWN, counted, metric_names, names, places, sums
 from prefopt.progress import say
 from prefopt.table import Table
 
@@ -70,7 +70,7 @@ class Reliability(Memory):
         w, count, p, squared = ranks.mean(self.noted)
         mean, total = w / count.clamp(min=1e-9), count.sum()
         eta = (1 - self.rate) * self.eta + self.rate * mean
-        alike = squared.sum() / total - (p.sum() / total) ** 2 < ALIKE**2
+        alike = (total * ranks.world() > 1) & (squared.sum() / total - (p.sum() / total) ** 2 < ALIKE**2)
         unsound = (eta <= 0.5) | (eta >= 1 - ALIKE) | alike & ((mean - self.eta).abs() > ALIKE)
         present = count > 0
         self.eta = torch.where(present & ~unsound, eta, self.eta)
@@ -89,7 +89,7 @@ class Reliability(Memory):
 
     def facts(self) -> Metrics:
         share = self.size / self.size.sum()
-        each = {f"noise/eps_hat/{name}": 1 - self.eta[k] for k, name in enumerate(self.names[:SHOWN])}
+        each = {f"noise/eps_hat/{name}": 1 - self.eta[k] for k, name in enumerate(metric_names(self.names))}
         return {
             "noise/eps_hat": 1 - share @ self.eta,
             "noise/collapsed": share @ self.collapsed,

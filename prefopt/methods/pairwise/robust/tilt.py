@@ -23,9 +23,10 @@ class Tilt(Robustifier):
 
     def __init__(self, *, temperature: float = 1.0, upwards: bool = False) -> None:
         super().__init__()
-        if not temperature > 0:
+        if not 0 < temperature < float("inf"):
             raise PrefoptError(
-                f"method.robust.temperature={temperature} is not above 0", "use 1, and upwards=true for the other sign"
+                f"method.robust.temperature={temperature} is not in (0, inf)",
+                "use 1, and upwards=true for the other sign",
             )
         self.b = temperature if upwards else -temperature
 
