@@ -26,20 +26,22 @@ def verdict(findings: Findings) -> str:
 
 
 def advice(findings: Findings, overrides: Sequence[str]) -> list[str]:
-    """What to do next: commands and files."""
+    """What to do next: commands, on the labels that were audited, and files."""
     found = findings.headline
-    same = " ".join(override for override in overrides if not override.startswith("noise"))
+    others = [override for override in overrides if not override.lstrip("+").startswith("noise")]
+    noise = [override for override in overrides if override not in others and "noise.assumed=" not in override]
+    same = " ".join([*others, *(noise or ["noise=none"])])
     if found.sound and found.high < CLEAN:
-        return [f"labels this clean need no robust method: python -m prefopt.train {same} noise=none method=dpo"]
+        return [f"labels this clean need no robust method: python -m prefopt.train {same} method=dpo"]
     if not found.sound or found.low < NONE:
         ends = f"noise.assumed={found.low:.2f},{min(found.high, 0.45):.2f}"
         return [
-            f"see whether the rate matters: python -m prefopt.train -m {same} noise=none method=rdpo {ends}",
-            f"or take a method that finds its own: python -m prefopt.train {same} noise=none method=lcpo",
+            f"see whether the rate matters: python -m prefopt.train -m {same} method=rdpo {ends}",
+            f"or take a method that finds its own: python -m prefopt.train {same} method=lcpo",
             "more pairs make the interval narrower",
         ]
     return [
-        f"tell the method: python -m prefopt.train {same} noise=none method=rdpo noise.assumed={found.rate:.3f}",
+        f"tell the method: python -m prefopt.train {same} method=rdpo noise.assumed={found.rate:.3f}",
         "or let the run estimate it, in the place of the number: noise.assumed=estimated",
         "read suspicious.csv from the top; ids with p_flipped above 0.5 are more likely wrong than right",
     ]

@@ -119,7 +119,15 @@ def test_what_is_found_and_what_to_do_are_said(low: float, high: float, sound: b
     headline = Estimate(0.15, low, high, sound, "of this")
     found = Findings(np.ones(2), Rate(0.15, low, high, 1.0), {"reliability": headline}, [], 1)
     assert verdict(found).startswith(says)
-    assert next_ in advice(found, ["dataset=x", "noise.rate=0.2"])[0]
+    assert next_ in advice(found, ["dataset=x"])[0]
+
+
+def test_what_to_do_is_done_on_the_labels_that_were_audited() -> None:
+    headline = Estimate(0.15, 0.1, 0.2, True, "")
+    found = Findings(np.ones(2), Rate(0.15, 0.1, 0.2, 1.0), {"reliability": headline}, [], 1)
+    flips = ["noise=groups", "dataset=x", "noise.rate=0.2", "noise.assumed=0.4"]
+    told = "prefopt.train dataset=x noise=groups noise.rate=0.2 method=rdpo noise.assumed=0.150"
+    assert told in advice(found, flips)[0]
 
 
 def test_too_few_rows_are_refused(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
