@@ -19,9 +19,10 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from prefopt import ranks
+from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
 
-COMPUTING = ("logps", "score", "sample")
+COMPUTING = ("logps", "collisions", "score", "sample")
 """The calls of a role for which its weights have to be whole."""
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
 
@@ -35,6 +36,7 @@ class Sharded(ModelParallelStrategy):
     def setup(self, trainer: L.Trainer) -> None:
         method, accelerator = self.model, self.accelerator
         assert isinstance(method, Method) and accelerator is not None
+        check_roles_alone(method)
         accelerator.setup(trainer)
         self.model_to_device()
         for role in method.trains:
@@ -51,6 +53,17 @@ class Sharded(ModelParallelStrategy):
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             set_optimizer_state_dict(self.model, optimizer, state, options=WHOLE)
         return checkpoint
+
+
+def check_roles_alone(method: Method) -> None:
+    """Raise PrefoptError where weights beside the method's roles are trained: nothing would share their gradients."""
+    roles = tuple(f"{role}." for role in method.trains)
+    beside = [name for name, p in method.named_parameters() if p.requires_grad and not name.startswith(roles)]
+    if beside:
+        raise PrefoptError(
+            f"{type(method).__name__} trains {beside[0]} beside its roles, which trainer.strategy=fsdp does not share",
+            "use trainer=ddp, with adapters where the model is large",
+        )
 
 
 def shard(role: nn.Module, mesh: Any) -> None:

@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
+import torch
 
 from prefopt.errors import PrefoptError
 from prefopt.loop.processes import check_processes
+from prefopt.loop.sharded import check_roles_alone
 from prefopt.methods.base import Method
 
 TRAINER = {"strategy": "ddp", "devices": 2, "num_nodes": 1}
@@ -46,6 +48,16 @@ def test_what_can_work_is_not_refused(strategy: str, started: Any) -> None:
     check_processes(TRAINER | {"strategy": strategy}, Method(), "text")
     started()
     check_processes({"strategy": "auto", "devices": 1, "num_nodes": 1}, Coupled(), "exact")
+
+
+def test_weights_beside_the_roles_are_not_for_shards() -> None:
+    method = Method()
+    method.policy = torch.nn.Linear(1, 1)
+    method.frozen = torch.nn.Linear(1, 1).requires_grad_(False)
+    check_roles_alone(method)
+    method.heads = torch.nn.ModuleList([torch.nn.Linear(1, 1)])
+    with pytest.raises(PrefoptError, match=r"Method trains heads\.0\.weight beside its roles"):
+        check_roles_alone(method)
 
 
 def test_a_batch_of_fewer_examples_than_processes_is_refused(processes: Any, tmp_path: Any) -> None:

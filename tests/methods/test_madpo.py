@@ -101,6 +101,17 @@ def test_5_without_amplification_it_is_dpo(bandit: Data, prepared: Callable[...,
     assert torch.equal(method.loss(batch)[0], plain.loss(same)[0])
 
 
+def test_each_loss_is_that_of_dpo_times_the_weight_of_its_own_margin(
+    bandit: Data, prepared: Callable[..., Any]
+) -> None:
+    method, batch = exact(bandit, prepared, madpo())
+    plain, same = exact(bandit, prepared, Pairwise(objective=DPO(beta=1.0), robust=Plain()))
+    scores, rows = method.reward.score(batch).detach(), torch.arange(len(batch))
+    weight = method._weight(scores[rows, batch.label] - scores[rows, 1 - batch.label])
+    assert weight.min() < 0.5 < 1 < weight.max()
+    torch.testing.assert_close(method.loss(batch)[0], weight * plain.loss(same)[0])
+
+
 def test_5_the_reward_model_learns_nothing_and_its_margins_are_of_the_recorded_order(
     bandit: Data, prepared: Callable[..., Any]
 ) -> None:

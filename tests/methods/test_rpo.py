@@ -87,20 +87,29 @@ draws = st.integers(0, 2**32 - 1)
 
 
 @given(seed=draws, responses=st.integers(3, 10), beta=st.floats(0.05, 2), eta=st.floats(0.01, 3))
-def test_4_the_inner_problem_of_the_adversary_is_this_loss(seed: int, responses: int, beta: float, eta: float) -> None:
-    """With r = beta log pi/ref + f(x):
+def test_4_the_inner_problem_of_the_adversary_is_this_loss(
+    numbers: Any,
+    prepared: Callable[..., Any],
+    pairs_of: Callable[..., Pairs],
+    seed: int,
+    responses: int,
+    beta: float,
+    eta: float,
+) -> None:
+    """With r = beta log pi/ref + f(x), and base the frequencies of the chosen:
     eta (beta log E_ref e^(r/beta) - E_base r) + L_D(r) = L_RPO(pi) + eta beta E_base log ref."""
     draw = np.random.default_rng(seed)
     log_ref, log_pi = (np.log(draw.dirichlet(np.ones(responses) * 3)) for _ in range(2))
-    base = draw.dirichlet(np.ones(responses) * 3)
-    w, l = draw.choice(responses, size=2, replace=False)  # noqa: E741
+    w, l = np.stack([draw.choice(responses, size=2, replace=False) for _ in range(12)], 1)  # noqa: E741
+    base = np.bincount(w, minlength=responses) / 12
     sides = []
     for shift in (0.0, draw.normal()):
         r = beta * (log_pi - log_ref) + shift
         value = beta * np.log(np.sum(np.exp(log_ref + r / beta))) - base @ r
-        sides.append(eta * value + np.logaddexp(0, r[l] - r[w]))
-    h = (log_pi - log_ref)[w] - (log_pi - log_ref)[l]
-    loss = np.logaddexp(0, -beta * h) - eta * beta * base @ log_pi
+        sides.append(eta * value + np.logaddexp(0, r[l] - r[w]).mean())
+    policy, reference = (numbers(torch.from_numpy(np.stack([x[w], x[l]], 1)[..., None])) for x in (log_pi, log_ref))
+    batch = pairs_of(torch.ones(12, 2, dtype=torch.long), torch.zeros(12, dtype=torch.long))
+    loss = prepared(rpo(beta, eta=eta), policy=policy, reference=reference).loss(batch)[0].mean().item()
     assert sides == pytest.approx([loss + eta * beta * base @ log_ref] * 2, abs=1e-10)
 
 
