@@ -72,6 +72,26 @@ def failing(**other: tuple[float, float, float]) -> set[str]:
     return {test.says for test in triggers().tests if test.gated and not test.holds(test.statistic(cells))}
 
 
+def test_sparsity_and_kl_have_to_grow_in_every_seed() -> None:
+    cells = [
+        Cell(arm, seed, {}, {"tokens/zeros": zeros, "gold/kl": 3.0 if arm == "lam .01" else 1.0})
+        for arm, (_, zeros, _) in FIGURES.items()
+        for seed in range(3)
+    ]
+    asked = [test for test in triggers().tests if test.gated and " over " in test.says]
+    bent = [
+        replace(cell, figures={"tokens/zeros": 0.0, "gold/kl": 0.9})
+        if (cell.arm, cell.seed) in {("lam .01", 1), ("lam .001", 2), ("lam .1", 0)}
+        else replace(cell, figures=cell.figures | {"tokens/zeros": 0.01})
+        if (cell.arm, cell.seed) == ("common", 2)
+        else cell
+        for cell in cells
+    ]
+    assert len(asked) == 4
+    assert all(test.holds(test.statistic(cells)) for test in asked)
+    assert not any(test.holds(test.statistic(bent)) for test in asked)
+
+
 def test_every_criterion_can_fail() -> None:
     assert failing() == set()
     failed = {
