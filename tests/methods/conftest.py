@@ -1,4 +1,4 @@
-"""Pairs with given log-probs, and a small bandit, for the cards' numbers."""
+"""Pairs with given log-probs, and a small bandit, for numbers that are known."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The exact checks of the card `grpo` (arXiv 2402.03300) for what is built."""
+"""The exact checks of GRPO (arXiv 2402.03300) for what is built."""
 
 from collections.abc import Callable
 from typing import Any

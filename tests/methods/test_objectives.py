@@ -58,7 +58,7 @@ nats = st.floats(-30, 30)
 
 
 @pytest.fixture
-def card(pair: Callable[..., Pair]) -> Pair:
+def example(pair: Callable[..., Pair]) -> Pair:
     return pair(-12.0, -15.0, -11.0, -13.5, (4, 6))
 
 
@@ -102,26 +102,26 @@ def slope(objective: Objective, at: Callable[[Tensor], Pair], value: float) -> f
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Objective) else "",
 )
-def test_1_values(card: Pair, objective: Objective, right: float, flipped: float | None) -> None:
-    assert whole(objective, card) == pytest.approx(right, abs=1e-6)
+def test_1_values(example: Pair, objective: Objective, right: float, flipped: float | None) -> None:
+    assert whole(objective, example) == pytest.approx(right, abs=1e-6)
     if flipped is not None:
-        assert whole(objective, card.swapped()) == pytest.approx(flipped, abs=1e-6)
+        assert whole(objective, example.swapped()) == pytest.approx(flipped, abs=1e-6)
 
 
-def test_1_values_of_kto(card: Pair) -> None:
-    at_k = replace(card, mismatched=torch.full((1, 2), 0.2, dtype=torch.float64))
+def test_1_values_of_kto(example: Pair) -> None:
+    at_k = replace(example, mismatched=torch.full((1, 2), 0.2, dtype=torch.float64))
     assert preference(KTO(undesirable=0.0), at_k) == pytest.approx(0.529964, abs=1e-6)
     assert preference(KTO(desirable=0.0), at_k) == pytest.approx(0.457602, abs=1e-6)
     assert preference(KTO(desirable=2.0, undesirable=3.0), at_k) == pytest.approx(2 * 0.529964 + 3 * 0.457602, abs=4e-6)
 
 
-def test_1_the_odds_ratio_of_orpo(card: Pair) -> None:
-    rewards = [ORPO().reward(side.logps, None, side.length).item() for side in (card.w, card.l)]
+def test_1_the_odds_ratio_of_orpo(example: Pair) -> None:
+    rewards = [ORPO().reward(side.logps, None, side.length).item() for side in (example.w, example.l)]
     assert rewards[0] - rewards[1] == pytest.approx(-0.534581, abs=1e-6)
-    assert preference(ORPO(lam=1.0), card) == pytest.approx(math.log1p(math.exp(0.534581)), abs=1e-6)
+    assert preference(ORPO(lam=1.0), example) == pytest.approx(math.log1p(math.exp(0.534581)), abs=1e-6)
 
 
-def test_values_by_hand(card: Pair) -> None:
+def test_values_by_hand(example: Pair) -> None:
     """z = 0.05; log-ratios -1 and -1.5 over 4 and 6 tokens."""
 
     def logistic(margin: float) -> float:
@@ -141,7 +141,7 @@ def test_values_by_hand(card: Pair) -> None:
         ChiPO(beta=10.0, bound=1.0): logistic(2),
     }
     for objective, value in expected.items():
-        assert preference(objective, card) == pytest.approx(value, abs=1e-9), type(objective).__name__
+        assert preference(objective, example) == pytest.approx(value, abs=1e-9), type(objective).__name__
 
 
 def test_4_a_policy_that_is_its_reference_has_a_known_loss(pair: Callable[..., Pair]) -> None:
@@ -284,11 +284,13 @@ def test_ld_dpo_counts_what_is_beyond_the_other_response_by_alpha() -> None:
         assert LDDPO(beta=1.0, alpha=alpha).z(pair.swapped()).item() == pytest.approx(-z, abs=1e-6)
 
 
-def test_wpo_weighs_dpo_without_a_gradient(card: Pair) -> None:
+def test_wpo_weighs_dpo_without_a_gradient(example: Pair) -> None:
     collisions = {"w": torch.full((1, 4), -0.7), "l": torch.full((1, 6), -0.4)}
-    weighed = replace(card, **{side: replace(getattr(card, side), collisions=c) for side, c in collisions.items()})
+    weighed = replace(
+        example, **{side: replace(getattr(example, side), collisions=c) for side, c in collisions.items()}
+    )
     weight = math.exp(-3 + 0.7) * math.exp(-2.5 + 0.4)
-    assert preference(WPO(), weighed) == pytest.approx(weight * preference(DPO(), card), rel=1e-6)
+    assert preference(WPO(), weighed) == pytest.approx(weight * preference(DPO(), example), rel=1e-6)
 
     def at(S: Tensor, objective: Objective) -> float:
         side = replace(weighed.w, logps=S * torch.ones(1, 4, dtype=torch.float64))
@@ -383,15 +385,15 @@ def test_lndpo_7_saying_everything_twice_changes_only_dpo(pair: Callable[..., Pa
     assert DPO().z(twice).item() == pytest.approx(2 * DPO().z(once).item(), abs=1e-9)
 
 
-def test_lndpo_6_padding_changes_nothing(card: Pair) -> None:
+def test_lndpo_6_padding_changes_nothing(example: Pair) -> None:
     def padded(side: Side) -> Side:
         assert side.reference is not None
         wider = [torch.nn.functional.pad(values, (0, 3)) for values in (side.logps, side.reference)]
         return replace(side, logps=wider[0], reference=wider[1])
 
-    wider = replace(card, w=padded(card.w), l=padded(card.l))
+    wider = replace(example, w=padded(example.w), l=padded(example.l))
     for objective in (LNDPO(), SimPO(), AlphaPO(), ORPO(), IPO(), LDDPO()):
-        assert whole(objective, wider) == pytest.approx(whole(objective, card), abs=1e-12), type(objective).__name__
+        assert whole(objective, wider) == pytest.approx(whole(objective, example), abs=1e-12), type(objective).__name__
 
 
 # Objectives that look at the whole batch

@@ -1,4 +1,4 @@
-"""The exact checks of the card `baselines` for what is built: dpo, cdpo, ipo, slic, and the reward model.
+"""The exact checks of the example `baselines` for what is built: dpo, cdpo, ipo, slic, and the reward model.
 
 Log-probs of the winner -12 and the loser -15 under the policy, -11 and -13.5 under the reference, 4 and 6 tokens.
 """
@@ -27,7 +27,7 @@ OBJECTIVES = [DPO(beta=0.1), IPO(tau=0.1), IPO(tau=0.1, average=False), SLiC(del
 
 
 @pytest.fixture
-def card(pair: Callable[..., Pair]) -> Pair:
+def example(pair: Callable[..., Pair]) -> Pair:
     return pair(-12.0, -15.0, -11.0, -13.5, (4, 6))
 
 
@@ -46,13 +46,13 @@ def whole(objective: Objective, pair: Pair) -> float:
     ],
     ids=["dpo", "ipo sum", "ipo mean", "slic"],
 )
-def test_1_values(card: Pair, objective: Objective, right: float, flipped: float) -> None:
-    assert whole(objective, card) == pytest.approx(right, abs=1e-6)
-    assert whole(objective, card.swapped()) == pytest.approx(flipped, abs=1e-6)
+def test_1_values(example: Pair, objective: Objective, right: float, flipped: float) -> None:
+    assert whole(objective, example) == pytest.approx(right, abs=1e-6)
+    assert whole(objective, example.swapped()) == pytest.approx(flipped, abs=1e-6)
 
 
-def test_1_values_of_cdpo(card: Pair) -> None:
-    right, flipped = (DPO(beta=0.1).preference(pair) for pair in (card, card.swapped()))
+def test_1_values_of_cdpo(example: Pair) -> None:
+    right, flipped = (DPO(beta=0.1).preference(pair) for pair in (example, example.swapped()))
     smoothed = Smoothing(epsilon=0.1)(right, flipped, None).item()
     assert smoothed == pytest.approx(0.9 * 0.668460 + 0.1 * 0.718460, abs=1e-6)
 

@@ -1,4 +1,4 @@
-"""The exact checks of the card `ranking_accuracy` (arXiv 2405.19534) for what is built."""
+"""The exact checks of ranking accuracy (arXiv 2405.19534) for what is built."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The exact checks of the card `rdpo` (arXiv 2403.00409). z is the implied reward margin of the recorded label."""
+"""The exact checks of robust DPO (arXiv 2403.00409). z is the implied reward margin of the recorded label."""
 
 import math
 from collections.abc import Callable

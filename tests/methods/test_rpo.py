@@ -31,7 +31,7 @@ def rpo(beta: float = 0.1, **given: Any) -> RPO:
 
 
 @pytest.fixture
-def card(numbers: Any, prepared: Callable[..., Any], pairs_of: Callable[..., Pairs]) -> Callable[..., Tensor]:
+def example(numbers: Any, prepared: Callable[..., Any], pairs_of: Callable[..., Pairs]) -> Callable[..., Tensor]:
     """The loss of a pair with log pi(y_w) = -12 and a log-ratio difference of 0.5, as the method gives it."""
 
     def loss(method: Pairwise) -> Tensor:
@@ -47,15 +47,15 @@ def card(numbers: Any, prepared: Callable[..., Any], pairs_of: Callable[..., Pai
     ("beta", "eta", "value"),
     [(0.1, 0.005, 0.674460), (0.1, 0.2, 0.908460), (0.01, 0.0, 0.690650), (0.01, 0.005, 0.691250)],
 )
-def test_1_2_values(card: Callable[..., Tensor], beta: float, eta: float, value: float) -> None:
-    assert card(rpo(beta, eta=eta)).item() == pytest.approx(value, abs=1e-6)
+def test_1_2_values(example: Callable[..., Tensor], beta: float, eta: float, value: float) -> None:
+    assert example(rpo(beta, eta=eta)).item() == pytest.approx(value, abs=1e-6)
 
 
-def test_3_without_the_adversary_it_is_the_objective_bit_for_bit(card: Callable[..., Tensor]) -> None:
-    plain = card(Pairwise(objective=DPO(beta=0.1), robust=Plain()))
-    assert torch.equal(card(rpo(eta=0)), plain)
-    assert torch.equal(card(rpo(mean_weight=0)), plain)
-    assert not torch.equal(card(rpo(eta=0.005)), plain)
+def test_3_without_the_adversary_it_is_the_objective_bit_for_bit(example: Callable[..., Tensor]) -> None:
+    plain = example(Pairwise(objective=DPO(beta=0.1), robust=Plain()))
+    assert torch.equal(example(rpo(eta=0)), plain)
+    assert torch.equal(example(rpo(mean_weight=0)), plain)
+    assert not torch.equal(example(rpo(eta=0.005)), plain)
 
 
 def test_5_the_gradient_of_the_extra_term_is_eta_beta_of_the_chosen_alone(
@@ -74,13 +74,15 @@ def test_5_the_gradient_of_the_extra_term_is_eta_beta_of_the_chosen_alone(
     torch.testing.assert_close(extra, chosen, rtol=0, atol=1e-15)
 
 
-def test_6_sum_and_mean_agree_where_the_weights_do(card: Callable[..., Tensor]) -> None:
-    torch.testing.assert_close(card(rpo(eta=0.02)), card(rpo(mean_weight=0.02 * 0.1 * 4)))
+def test_6_sum_and_mean_agree_where_the_weights_do(example: Callable[..., Tensor]) -> None:
+    torch.testing.assert_close(example(rpo(eta=0.02)), example(rpo(mean_weight=0.02 * 0.1 * 4)))
 
 
-def test_the_anchor_stays_on_the_recorded_winner_whatever_the_robustifier(card: Callable[..., Tensor]) -> None:
+def test_the_anchor_stays_on_the_recorded_winner_whatever_the_robustifier(example: Callable[..., Tensor]) -> None:
     robust = {"objective": DPO(beta=0.1), "robust": Unbiased(epsilon=0.3)}
-    assert (card(RPO(**robust, eta=0.2)) - card(Pairwise(**robust))).item() == pytest.approx(0.2 * 0.1 * 12, abs=1e-12)
+    assert (example(RPO(**robust, eta=0.2)) - example(Pairwise(**robust))).item() == pytest.approx(
+        0.2 * 0.1 * 12, abs=1e-12
+    )
 
 
 draws = st.integers(0, 2**32 - 1)

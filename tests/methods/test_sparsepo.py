@@ -39,7 +39,7 @@ def sparsepo(mask: Mask | None = None, beta: float = 0.5, **given: float) -> Spa
 
 
 def loss_of(pairs_of: Callable[..., Pairs], method: SparsePO, m_u: Tensor, m_d: Tensor, winner: int = 0) -> Tensor:
-    """The loss of one pair with the card's log-ratios and divergences, the winner first."""
+    """The loss of one pair with log-ratios D and divergences KL, the winner first."""
     batch = pairs_of(LENGTH, torch.tensor([winner]))
     reference = torch.full((1, 2, 3), -2.0, dtype=torch.float64) * batch.mask
     tokens = {"m_u": m_u, "m_d": m_d, "logps": reference + numbers_of(D), "reference": reference, "kl": numbers_of(KL)}
