@@ -16,7 +16,7 @@ from prefopt.store import CHECKOUT
 BANDIT = ["dataset=bandit", "model=log_linear", "tracking=none", "dataset.pairs=64", "dataset.test_pairs=16"]
 
 NAMES = {
-    "method=rdop": "did you mean rdpo",
+    "method=rdpoo": "did you mean rdpo",
     "model=llama_3_8b": "did you mean llama-3-8b",
     "model=log-linear": "did you mean log_linear",
     "dataset=review": "did you mean reviews",
@@ -26,7 +26,7 @@ NAMES = {
     "optimizer=adam": "did you mean adamw",
     "trainer=cpus": "did you mean cpu",
     "method=dpo,rdpo,cpdo": "did you mean",
-    "method=zzz": "choose one of best_of_n, bradley_terry, cdpo",
+    "method=zzz": "choose one of alphapo, aot, aot_unpaired",
 }
 
 
