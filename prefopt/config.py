@@ -69,7 +69,7 @@ def product_name(method: str, parts: Mapping[str, str]) -> str:
     if parts == own.parts:
         return method
     if not own.plain:
-        return "-".join([method, *(parts[part] for part in PARTS)])
+        return "-".join([method, *(parts[part] for part in PARTS if part in parts)])
     others = (path.stem for path in sorted((CONF / "method").glob("*.yaml")))
     made = (name for name in others if (other := _composition(name)).plain and other.parts == parts)
     return next(made, "-".join(parts[part] for part in PARTS))

@@ -23,6 +23,7 @@ from .conftest import cell_of
         (["method=online_dpo"], "online_dpo"),
         (["method=online_dpo", "method/objective=ipo"], "online_dpo-ipo-none"),
         (["method=sft"], "sft"),
+        (["method=srpo", "method/robust=em"], "srpo-em"),
     ],
 )
 def test_a_product_is_called_by_its_name_or_by_its_parts(overrides: list[str], name: str) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from prefopt.batch import Pairs
+from prefopt.config import composed
 from prefopt.datasets.data import Data
 from prefopt.errors import PrefoptError
 from prefopt.methods.pairwise.base import Pairwise, Robustifier
@@ -39,6 +40,7 @@ from prefopt.methods.pairwise.robust.tilt import Tilt
 from prefopt.methods.pairwise.robust.trimmed import Trimmed
 from prefopt.methods.pairwise.robust.unbiased import Unbiased
 from prefopt.methods.pairwise.robust.winsorised import Winsorised
+from prefopt.run import run
 
 margins = st.floats(-30, 30)
 several = st.lists(margins, min_size=1, max_size=20)
@@ -552,6 +554,14 @@ def test_data_without_groups_are_refused_before_the_first_step(bandit: Data) -> 
     for known in ({}, {"group": np.full(64, -1)}):
         with pytest.raises(PrefoptError, match="group_worst needs groups, and these pairs have none"):
             GroupWorst().begin(replace(bandit.train.pairs, known=known))
+
+
+def test_pairs_of_a_method_s_own_making_have_neither_groups_nor_margins(home: Any) -> None:
+    """They would be one group of weight 1 among groups that are none."""
+    for part in ("robust=group_worst", "objective=odpo"):
+        sizes = ["model=tabular", "dataset.pairs=24", "dataset.test_pairs=8", "method.prompts=8", "tracking=none"]
+        with pytest.raises(PrefoptError, match=f"{part} needs .* pairs of a method's own making have none"):
+            run(composed(["method=online_dpo", f"method/{part}", "dataset=bandit", *sizes]))
 
 
 @pytest.mark.parametrize("label", [0, 1])

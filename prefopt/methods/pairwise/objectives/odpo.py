@@ -37,7 +37,11 @@ class ODPO(DPO):
             )
 
     def preference(self, pair: Pair) -> Tensor:
-        assert pair.margin is not None
+        if pair.margin is None:
+            raise PrefoptError(
+                "method.objective=odpo needs the margin of every pair, and pairs of a method's own making have none",
+                "use method=odpo, or another objective",
+            )
         offset = self.alpha * pair.margin.abs().clamp(min=torch.finfo(torch.float32).tiny).log()
         z = self.z(pair)
         return -logsigmoid(z - offset.to(z.dtype))

@@ -23,7 +23,8 @@ class GroupWorst(Robustifier):
     """Args: step: of the exponentiated gradient, >= 0.
 
     alpha: [G + 1] log-weight of each group, and of the pairs without one, who are a group where there are any.
-    share: [G + 1] of the training pairs. Raises PrefoptError where the data have no groups.
+    share: [G + 1] of the training pairs. Raises PrefoptError where the data, or pairs of a method's own making, have no
+    groups.
     """
 
     weighs = True
@@ -54,6 +55,11 @@ class GroupWorst(Robustifier):
         self.clear()
 
     def forward(self, right: Tensor, flipped: Tensor, batch: Pairs) -> Tensor:
+        if self.names and batch.group is None:
+            raise PrefoptError(
+                "method.robust=group_worst needs groups, and pairs of a method's own making have none",
+                "use method=group_dpo, or another robustifier",
+            )
         place = places(batch.group, right, self.alpha)
         if self.training and batch.weight:
             noted = [sums(x, place, self.alpha) for x in (right, torch.ones_like(right))]
