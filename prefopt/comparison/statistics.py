@@ -47,7 +47,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     mean = math.fsum(values) / n
     if n == 1:
         return Estimate(mean, math.nan, math.nan, 1)
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    spread = math.hypot(*(value - mean for value in values)) / math.sqrt(n - 1)
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * spread / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, n)
 

@@ -32,6 +32,11 @@ def test_holm_never_lowers_a_p_and_keeps_their_order(ps: list[float]) -> None:
     assert all(c <= d for p, c in tests for q, d in tests if p <= q)
 
 
+def test_runs_that_diverged_have_an_estimate_too() -> None:
+    huge, same = estimate([-1e200, -3e200]), estimate([-1.0, -3.0])
+    assert (huge.mean, huge.half) == pytest.approx((1e200 * same.mean, 1e200 * same.half))
+
+
 def test_an_estimate_is_the_t_interval() -> None:
     values = [1.0, 2.0, 4.0]
     found = estimate(values)
