@@ -1,4 +1,4 @@
-"""The exact checks of the cards `baselines` and `lndpo` (arXiv 2407.15229) for the objectives beside dpo, ipo and slic.
+"""Exact values and limits of the objectives beside dpo, ipo and slic; lndpo is arXiv 2407.15229.
 
 Log-probs of the winner -12 and the loser -15 under the policy, -11 and -13.5 under the reference, 4 and 6 tokens:
 implied rewards at beta 0.1 are c = -0.1 and r = -0.15, their margin z = 0.05.
