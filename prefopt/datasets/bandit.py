@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from prefopt.batch import Contexts, Groups, Pairs, Prompts
-from prefopt.datasets.corpus import order
-from prefopt.datasets.data import Data, Split, Truth
+from prefopt.datasets.data import Data, Split
+from prefopt.datasets.exact import labelled
 from prefopt.errors import PrefoptError
 from prefopt.store import digest
-from prefopt.table import Ragged, Table
 
 
 class BanditWorld:
@@ -105,21 +104,5 @@ class Bandit:
         gap = (world.rewards[context, first] - world.rewards[context, second]).numpy() / self.temperature
         first_wins = draws.random(size) < 1 / (1 + np.exp(-gap))
         chosen, rejected = np.where(first_wins, first, second), np.where(first_wins, second, first)
-
-        ids = np.array([f"bandit-{self.seed}-{name}-{i:06d}" for i in range(size)])
-        label = np.array([order(id) for id in ids], dtype=np.int64)
-        both = np.where(label[:, None] == 0, np.stack([chosen, rejected], 1), np.stack([rejected, chosen], 1))
-        pairs = Table(
-            kind=Pairs,
-            ids=ids,
-            prompt=Ragged(context.astype(np.int32), np.arange(size + 1)),
-            response=Ragged(both.astype(np.int32).ravel(), np.arange(2 * size + 1)),
-            columns={"label": label},
-            known={
-                "annotator": draws.integers(self.annotators, size=size),
-                "group": context % 2,
-                "margin": np.abs(gap),
-            },
-        )
-        gold = world.rewards.numpy()[context[:, None], both]
-        return Split(pairs, Truth(label=label, flipped=np.zeros(size, dtype=bool), gold=gold))
+        known = {"annotator": draws.integers(self.annotators, size=size), "group": context % 2, "margin": np.abs(gap)}
+        return labelled(world, f"bandit-{self.seed}-{name}", context, chosen, rejected, known)

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from prefopt.batch import Contexts, Groups, Pairs, Prompts, Revised
-from prefopt.datasets.corpus import order
-from prefopt.datasets.data import Data, Split, Truth
+from prefopt.datasets.data import Data, Split
+from prefopt.datasets.exact import labelled
 from prefopt.errors import PrefoptError
 from prefopt.store import digest
-from prefopt.table import Ragged, Table
 
 
 class GameWorld:
@@ -97,18 +96,7 @@ class Game:
         met = self.mu[:, None] * self.mu * (1 - np.eye(len(self.mu)))
         likely = (self.preferences * met).ravel()
         context, winner, loser = np.unravel_index(_apportioned(likely / likely.sum(), size), self.preferences.shape)
-        ids = np.array([f"game-{self.seed}-{name}-{i:06d}" for i in range(size)])
-        label = np.array([order(id) for id in ids], dtype=np.int64)
-        both = np.where(label[:, None] == 0, np.stack([winner, loser], 1), np.stack([loser, winner], 1))
-        pairs = Table(
-            kind=Pairs,
-            ids=ids,
-            prompt=Ragged(context.astype(np.int32), np.arange(size + 1)),
-            response=Ragged(both.astype(np.int32).ravel(), np.arange(2 * size + 1)),
-            columns={"label": label},
-        )
-        gold = world.rewards.numpy()[context[:, None], both]
-        return Split(pairs, Truth(label=label, flipped=np.zeros(size, dtype=bool), gold=gold))
+        return labelled(world, f"game-{self.seed}-{name}", context, winner, loser)
 
     @staticmethod
     def _drawn(contexts: int, responses: int, seed: int) -> np.ndarray:

@@ -184,8 +184,8 @@ def test_a_label_without_a_rationale_is_refused(data: Any) -> None:
         method().collect(turned, 0)
 
 
-@pytest.mark.parametrize("wrong", [{"link": "log"}, {"reduce": "max"}], ids=str)
-def test_what_is_no_setting_is_refused(wrong: dict[str, str]) -> None:
+@pytest.mark.parametrize("wrong", [{"link": "log"}, {"reduce": "max"}, {"gamma": -1}], ids=str)
+def test_what_is_no_setting_is_refused(wrong: dict[str, Any]) -> None:
     (key,) = wrong
     with pytest.raises(PrefoptError, match=rf"method\.{key}="):
         method(**wrong)

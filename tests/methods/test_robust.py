@@ -99,6 +99,8 @@ def test_trimmed_drops_the_largest_losses_of_a_batch_and_averages_the_others(bat
 def test_trimmed_drops_none_of_a_batch_of_ties(batch_of: Callable[..., Pairs]) -> None:
     """As before the first step of a loss with a reference."""
     assert Trimmed(epsilon=0.4)(*dpo(tensor([0.0] * 8)), batch_of(8)).tolist() == [math.log(2)] * 8
+    few = Trimmed(epsilon=0.29).trust(*dpo(torch.linspace(-2, 2, 100)), batch_of(100))
+    assert few.sum() == 71, "0.29 x 100 is 28.999999999999996"
 
 
 def test_winsorised_caps_the_tail_like_a_logarithm(batch_of: Callable[..., Pairs]) -> None:

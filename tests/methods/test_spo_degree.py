@@ -274,6 +274,8 @@ def test_states_are_pooled_over_the_response_alone(roles: dict[str, Any], data: 
 def test_what_is_no_degree_is_refused() -> None:
     with pytest.raises(PrefoptError, match=r"method\.degrees=1"):
         method(degrees=1)
+    with pytest.raises(PrefoptError, match=r"method\.gamma=-1"):
+        method(gamma=-1)
     with pytest.raises(PrefoptError, match=r"method\.lost=0"):
         SPODegree(objective=DPO(), robust=Plain(), keys=Rake(), lost=0.0)
 

@@ -46,6 +46,8 @@ class Rationales(Pairwise):
         for key, value, known in (("link", link, ("linear", "logsigmoid")), ("reduce", reduce, ("sum", "mean"))):
             if value not in known:
                 raise PrefoptError(f"method.{key}={value} is no {key}", f"choose {' or '.join(known)}")
+        if not gamma >= 0:
+            raise PrefoptError(f"method.gamma={gamma} would unlearn the rationales", "give 0 or more")
         self.gamma, self.link, self.reduce = gamma, link, reduce
 
     def collect(self, data: Table, round: int) -> Table:

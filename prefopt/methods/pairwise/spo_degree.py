@@ -29,7 +29,7 @@ class SPODegree(Pairwise):
     the key phrases of a text. lost: share of them that the last degree has lost. matched: see `degrees`. head_lr: the
     heads' learning rate, 10 to 100 times the policy's.
 
-    Raises PrefoptError where K is below 2 or `lost` is no share.
+    Raises PrefoptError where K is below 2, `lost` is no share or gamma is negative.
     """
 
     eats = Degraded
@@ -52,6 +52,8 @@ class SPODegree(Pairwise):
             raise PrefoptError(f"method.degrees={degrees} leaves nothing to tell apart", "give at least 2")
         if not 0 < lost <= 1:
             raise PrefoptError(f"method.lost={lost} is no share to lose", "give a number above 0, and at most 1")
+        if not gamma >= 0:
+            raise PrefoptError(f"method.gamma={gamma} would unlearn the degrees", "give 0 or more")
         self.gamma, self.degrees, self.head_lr = gamma, degrees, head_lr
         self._degraded = partial(degraded, keys=cache(keys), degrees=degrees, lost=lost, matched=matched)
 

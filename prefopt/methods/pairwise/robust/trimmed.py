@@ -29,5 +29,5 @@ class Trimmed(Robustifier):
 
     def trust(self, right: Tensor, flipped: Tensor, batch: Pairs) -> Tensor:
         """[B] 1 for pairs that are kept, 0 for the others."""
-        kept = len(right) - int(self.epsilon * len(right))
+        kept = len(right) - int(self.epsilon * len(right) + 1e-9)
         return (right <= right.detach().sort().values[kept - 1]).to(right.dtype)

@@ -30,10 +30,6 @@ class Winsorised(Robustifier):
         over = self._over(right)
         return right - over + over.log1p()
 
-    def trust(self, right: Tensor, flipped: Tensor, batch: Pairs) -> Tensor:
-        """[B] the factor on the influence."""
-        return 1 / (1 + self._over(right))
-
     def _over(self, right: Tensor) -> Tensor:
         """[B] nats beyond the cap."""
         losses = right.detach()

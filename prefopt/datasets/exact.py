@@ -1,0 +1,39 @@
+"""Pairs of an exact world, where a prompt is one context and a response one answer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from prefopt.batch import Pairs
+from prefopt.datasets.corpus import order
+from prefopt.datasets.data import Split, Truth
+from prefopt.table import Ragged, Table
+
+
+def labelled(
+    world: Any,
+    name: str,
+    context: np.ndarray,
+    winner: np.ndarray,
+    loser: np.ndarray,
+    known: Mapping[str, np.ndarray] | None = None,
+) -> Split:
+    """Pairs [N] of answers to contexts, as true labels prefer them, in the order that their ids fix: <name>-000000, ...
+
+    world: with `rewards` [C, R]. known: recorded facts [N] of the pairs.
+    """
+    size = len(context)
+    ids = np.array([f"{name}-{i:06d}" for i in range(size)])
+    label = np.array([order(id) for id in ids], dtype=np.int64)
+    both = np.where(label[:, None] == 0, np.stack([winner, loser], 1), np.stack([loser, winner], 1))
+    pairs = Table(
+        kind=Pairs,
+        ids=ids,
+        prompt=Ragged(context.astype(np.int32), np.arange(size + 1)),
+        response=Ragged(both.astype(np.int32).ravel(), np.arange(2 * size + 1)),
+        columns={"label": label},
+        known=known or {},
+    )
+    gold = world.rewards.numpy()[context[:, None], both]
+    return Split(pairs, Truth(label=label, flipped=np.zeros(size, dtype=bool), gold=gold))
