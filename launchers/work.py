@@ -115,7 +115,7 @@ def preempted() -> bool:
     if "SLURM_ARRAY_TASK_ID" in os.environ:  # the id of an array's last task is also the id of all
         job = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format(**os.environ)
     told = subprocess.run(["squeue", "--noheader", "--job", job, "--format", "%T"], capture_output=True, text=True)
-    return told.stdout.split() == ["RUNNING"]
+    return told.stdout.split() in (["RUNNING"], ["SIGNALING"])  # the second for as long as the signal takes to arrive
 
 
 @contextmanager

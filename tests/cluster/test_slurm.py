@@ -28,7 +28,7 @@ def said(log: Path) -> list[str]:
 
 
 def ended(slurm: Any, job: str) -> bool:
-    return slurm.job(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")
+    return slurm.job(job)["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT")
 
 
 def test_up_a_second_time_does_nothing(slurm: Any) -> None:
