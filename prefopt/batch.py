@@ -11,6 +11,15 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+_originals: Any = WeakIdKeyDictionary()
+"""What tensors on a device were before they were moved there."""
+
+
+def on_host(tensor: Tensor) -> Tensor:
+    """The tensor on the CPU; of one that `Groups.to` has moved, what it was before, so that nobody waits for a GPU."""
+    return tensor if tensor.device.type == "cpu" else _originals.get(tensor, tensor).cpu()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +57,24 @@ class Groups:
         return torch.arange(self.response.shape[-1], device=self.length.device) < self.length[..., None]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        def move(tensor: Tensor) -> Tensor:
+            moved = tensor.to(device, non_blocking=non_blocking)
+            if moved is not tensor and tensor.device.type == "cpu":
+                _originals[moved] = tensor
+            return moved
+
+        return self._map(move)
 
     def pick(self, rows: Tensor | slice) -> Self:
         """The same batch with these examples only; what belongs to the whole batch stays."""
-        return self._map(lambda tensor: tensor[rows] if tensor.ndim else tensor)
+
+        def part(tensor: Tensor) -> Tensor:
+            picked = tensor[rows] if tensor.ndim else tensor
+            if picked is not tensor and tensor in _originals and isinstance(rows, slice):
+                _originals[picked] = _originals[tensor][rows]
+            return picked
+
+        return self._map(part)
 
     def split(self, size: int | None) -> Iterator[Self]:
         """Micro-batches of at most `size` examples; the batch itself where `size` is None."""

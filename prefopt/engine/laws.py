@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from prefopt.batch import Groups
-from prefopt.engine.logps import backbone, rows_of
+from prefopt.engine import attention
+from prefopt.engine.logps import backbone
 
 CHUNK = 2048
 """Tokens whose distributions over the vocabulary are held together."""
@@ -20,40 +21,35 @@ Law = Callable[[Tensor], Tensor]
 def response_states(model: Any, groups: Groups, *, last: bool = False) -> Tensor:
     """[blocks, M, d] hidden states that predict the M response tokens, in the order of `groups.mask`: after each block,
     or after the `last` one alone. They see the prompt and the tokens before, never the token itself."""
-    rows, where = rows_of(groups)
-    out = backbone(model)(input_ids=rows.flatten(0, 1), use_cache=False, output_hidden_states=not last)
+    inner = backbone(model)
+    where = attention.laid_out(inner, groups)
+    out = attention.states(inner, where, output_hidden_states=not last)
     blocks = (out.last_hidden_state,) if last else out.hidden_states[1:]
-    return torch.stack([at_response(block, groups, where) for block in blocks])
+    return torch.stack([block.flatten(0, 1).index_select(0, where.before) for block in blocks])
 
 
 @torch.no_grad()
 def activations(model: Any, groups: Groups) -> Tensor:
     """[sites, M] means over the hidden units, at the positions of `response_states`: of every projection of attention
     and feed-forward layers, and of the stream after each block."""
-    rows, where = rows_of(groups)
+    inner = backbone(model)
+    where = attention.laid_out(inner, groups)
     found: list[Tensor] = []
 
     def take(module: Any, inputs: Any, output: Any) -> None:
-        if output.shape[:2] == (len(groups) * groups.n, rows.shape[-1]):  # an expert sees some tokens only
+        if output.shape[:2] == where.tokens.shape:  # an expert sees some tokens only
             found.append(output.mean(-1))
 
-    inner = backbone(model)
     sites = [m for m in inner.modules() if not list(m.children()) and getattr(m, "weight", torch.empty(0)).ndim == 2]
     handles = [m.register_forward_hook(take) for m in sites if not isinstance(m, torch.nn.Embedding)]
     try:
-        hidden = inner(input_ids=rows.flatten(0, 1), use_cache=False, output_hidden_states=True).hidden_states
+        hidden = attention.states(inner, where, output_hidden_states=True).hidden_states
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack([at_response(site, groups, where) for site in (*found, *(h.mean(-1) for h in hidden[1:]))])
-
-
-def at_response(values: Tensor, groups: Groups, where: Tensor) -> Tensor:
-    """[M, ...] of [B * n, W, ...]: at the positions that predict the response tokens, which stand at [B, n, T] `where`
-    in their rows."""
-    mask = groups.mask
-    row = torch.arange(mask[..., 0].numel(), device=mask.device).view(mask.shape[:2])
-    return values[row[..., None].expand_as(mask)[mask], where[mask] - 1]
+    return torch.stack(
+        [site.flatten().index_select(0, where.before) for site in (*found, *(h.mean(-1) for h in hidden[1:]))]
+    )
 
 
 def compared(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prefopt.batch import Groups, Prompts
-from prefopt.engine.logps import rows_of
+from prefopt.engine import layout
 from prefopt.errors import PrefoptError
 
 
@@ -29,7 +29,7 @@ def requests(policy: Any, groups: Groups) -> Prompts:
         length = groups.length
     else:
         length = groups.prompt_length[:, None] + groups.length
-        rows, _ = rows_of(groups)
+        rows = layout.rows(groups).tokens.view(len(groups), groups.n, -1)
     return Prompts(
         index=groups.index.repeat_interleave(groups.n),
         prompt=rows.flatten(0, 1),

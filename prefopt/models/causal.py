@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from prefopt.batch import Groups
 from prefopt.engine import laws
-from prefopt.engine.logps import backbone, head, pooled_states, rows_of, token_collisions, token_logps
+from prefopt.engine.head import logits
+from prefopt.engine.logps import last_states, pooled_states, token_collisions, token_logps
 from prefopt.engine.sampling import sample
 from prefopt.errors import PrefoptError
 
@@ -40,7 +41,7 @@ class CausalPolicy(nn.Module):
 
     def law(self, states: Tensor) -> Tensor:
         """[M, V] logits of the next token from the last block's [M, d]."""
-        return head(self.model, states)
+        return logits(self.model, states)
 
     def activations(self, groups: Groups) -> Tensor:
         """[sites, M] mean activations, see `laws.activations`."""
@@ -89,12 +90,8 @@ class RewardModel(nn.Module):
         self.tokenizer = tokenizer
 
     def score(self, groups: Groups) -> Tensor:
-        rows, _ = rows_of(groups)
-        hidden = backbone(self.model)(input_ids=rows.flatten(0, 1), use_cache=False).last_hidden_state
-        last = (groups.prompt_length[:, None] + groups.length - 1).flatten()
         inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        states = hidden[torch.arange(len(last), device=last.device), last]
-        return inner.score(states)[:, 0].float().view(groups.length.shape)
+        return inner.score(last_states(self.model, groups))[:, 0].float().view(groups.length.shape)
 
     def export(self, folder: Path) -> None:
         """Write a folder that `AutoModelForSequenceClassification.from_pretrained` opens."""

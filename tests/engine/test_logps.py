@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prefopt.batch import Groups
-from prefopt.engine.logps import rows_of, token_collisions, token_logps
+from prefopt.engine.logps import token_collisions, token_logps
 
 PROMPTS, LENGTHS = [3, 1, 6, 4], [[5, 2], [1, 7], [4, 4], [3, 1]]
 
@@ -85,19 +85,6 @@ def test_any_lengths_fit_together(
     groups = groups_of([p for p, _ in shape], [list(lengths) for _, lengths in shape], seed)
     with torch.no_grad():
         torch.testing.assert_close(token_logps(model, groups), naive(model, groups), rtol=1e-5, atol=1e-5)
-
-
-@given(shape=shapes, seed=st.integers(0, 1000))
-def test_rows_are_prompts_followed_by_responses(groups_of: Callable[..., Groups], shape: Any, seed: int) -> None:
-    groups = groups_of([p for p, _ in shape], [list(lengths) for _, lengths in shape], seed)
-    rows, where = rows_of(groups)
-    assert rows.shape[-1] == max(p + t for p, lengths in shape for t in lengths)
-    for b, (p, lengths) in enumerate(shape):
-        for k, t in enumerate(lengths):
-            expected = torch.cat([groups.prompt[b, :p], groups.response[b, k, :t]])
-            assert torch.equal(rows[b, k, : p + t], expected)
-            assert (rows[b, k, p + t :] == 0).all()
-            assert torch.equal(rows[b, k][where[b, k, :t]], expected[p:])
 
 
 def test_tokens_beyond_the_lengths_are_not_seen(model: Any, groups_of: Callable[..., Groups]) -> None:

@@ -1,0 +1,81 @@
+"""From hidden states to log-probs of given tokens, without the whole [tokens, vocabulary] at once."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+CHUNK = 2**22
+"""Logits that are worked on together."""
+KEPT = 2**24
+"""Logits that are kept for the backward pass; where there are more, each chunk is computed again."""
+
+
+def logits(model: Any, states: Tensor) -> Tensor:
+    """[M, d] hidden states to [M, V] logits in fp32."""
+    found = model.get_output_embeddings()(states).float()
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return found if cap is None else cap * torch.tanh(found / cap)
+
+
+def selected(model: Any, states: Tensor, tokens: Tensor) -> Tensor:
+    """[M] log pi(token) in nats, in fp32, from [M, d] hidden states and [M] token ids."""
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear or getattr(model.config, "final_logit_softcapping", None) is not None:
+        whole = logits(model, states)
+        return whole.gather(-1, tokens[:, None])[:, 0] - whole.logsumexp(-1)
+    device = states.device.type
+    cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if cast else head.weight.dtype
+    bias = None if head.bias is None else head.bias.to(dtype)
+    found: Tensor = Selected.apply(states.to(dtype), head.weight.to(dtype), bias, tokens)
+    return found
+
+
+class Selected(torch.autograd.Function):
+    """log softmax(states weight' + bias)[token], and its gradient weight[token] - softmax weight, in chunks of rows."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor) -> Tensor:
+        size = max(1, CHUNK // len(weight))
+        kept, found, norms = [], [], []
+        for h, y in zip(states.split(size), tokens.split(size), strict=True):
+            z = torch.nn.functional.linear(h, weight, bias)
+            whole = z.float()
+            norm = whole.logsumexp(-1)
+            found.append(whole.gather(-1, y[:, None])[:, 0] - norm)
+            norms.append(norm)
+            kept.append(z)
+            if len(states) * len(weight) > KEPT:
+                kept.clear()
+        ctx.size = size
+        ctx.save_for_backward(states, weight, bias, tokens, torch.cat(norms), *kept)
+        return torch.cat(found)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        states, weight, bias, tokens, norms, *kept = ctx.saved_tensors
+        of_states, of_weight, of_bias = ctx.needs_input_grad[:3]
+        into_states = torch.empty_like(states) if of_states else None
+        into_weight = torch.zeros_like(weight, dtype=torch.float32) if of_weight else None
+        into_bias = torch.zeros_like(bias, dtype=torch.float32) if of_bias else None
+        parts = (tensor.split(ctx.size) for tensor in (states, tokens, norms, gradient))
+        for i, (h, y, norm, g) in enumerate(zip(*parts, strict=True)):
+            z = kept[i] if kept else torch.nn.functional.linear(h, weight, bias)
+            p = (z.float() - norm[:, None]).exp_().mul_(-g[:, None])
+            p.scatter_add_(1, y[:, None], g[:, None])
+            p = p.to(weight.dtype)
+            if into_states is not None:
+                torch.mm(p, weight, out=into_states[i * ctx.size : i * ctx.size + len(h)])
+            if into_weight is not None:
+                into_weight += p.T @ h
+            if into_bias is not None:
+                into_bias += p.sum(0)
+        return (
+            into_states,
+            None if into_weight is None else into_weight.to(weight.dtype),
+            None if into_bias is None else into_bias.to(weight.dtype),
+            None,
+        )
