@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prefopt.batch import Groups
-from prefopt.engine.layout import Layout, Packed, packed, probe, rows
+from prefopt.engine.layout import Layout, Packed, computing, packed, probe, rows
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +24,16 @@ NEEDS_MORE = ("sliding_window", "softcap", "s_aux", "position_bias")
 """What some models ask of their attention, and is not done here."""
 
 _packs: Any = WeakIdKeyDictionary()
+_compiled: Any = WeakIdKeyDictionary()
 
 
 def laid_out(backbone: Any, groups: Groups) -> Layout:
     """The best layout of groups that this transformer understands."""
     if backbone not in _packs:
         _packs[backbone] = _can_pack(backbone)
-    return packed(groups) if _packs[backbone] else rows(groups)
+    if not _packs[backbone]:
+        return rows(groups)
+    return packed(groups, computing(groups.prompt.device.type, backbone.dtype))
 
 
 def states(backbone: Any, where: Layout, **more: Any) -> Any:
@@ -38,7 +41,8 @@ def states(backbone: Any, where: Layout, **more: Any) -> Any:
     if not isinstance(where, Packed):
         return backbone(input_ids=where.tokens, use_cache=False, **more)
     ours = where.tokens.new_empty(1, 1, 1, 1)  # a mask of four dimensions keeps transformers from making its own
-    return backbone(
+    run = _compiled.get(backbone, backbone) if backbone in _packs else backbone
+    return run(
         input_ids=where.tokens,
         position_ids=where.positions,
         attention_mask=ours,
@@ -46,6 +50,11 @@ def states(backbone: Any, where: Layout, **more: Any) -> Any:
         layout=where,
         **more,
     )
+
+
+def compile_packed(backbone: Any) -> None:
+    """Have torch compile this transformer for what is packed: once, for all lengths."""
+    _compiled[backbone] = torch.compile(backbone, dynamic=True)
 
 
 class Unpackable(Exception):
@@ -62,8 +71,9 @@ def _can_pack(backbone: Any) -> bool:
     register()
     found, device = [], next(backbone.parameters()).device
     with torch.autocast(device.type, enabled=False):
-        for name, lay in (("sdpa", rows), (NAME, packed)):
-            config._attn_implementation, where = name, lay(probe().to(device))
+        groups = probe().to(device)
+        for name, where in (("sdpa", rows(groups)), (NAME, packed(groups, backbone.dtype))):
+            config._attn_implementation = name
             try:
                 found.append(states(backbone, where).last_hidden_state.flatten(0, 1)[where.before].float())
             except (Unpackable, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -114,12 +124,10 @@ def attention(
         found = tensor.index_select(0, index).view(examples, -1, *tensor.shape[1:]).transpose(1, 2)
         return found.repeat_interleave(heads // found.shape[1], 1) if found.shape[1] < heads else found
 
-    of_prompt, of_response = layout.biases(q.dtype)
-    asked = (cells(tensor, layout.prompt, B) for tensor in (q, k, v))
-    prompts = attended(*asked, bias=of_prompt, scale=scaling, causal=True)
-    parts = ((q, layout.response), (k, layout.seen), (v, layout.seen))
-    asked = (cells(tensor, index, B * n) for tensor, index in parts)
-    responses = attended(*asked, bias=of_response, scale=scaling)
+    own = [cells(tensor, layout.prompt, B) for tensor in (q, k, v)]
+    prompts = attended(*own, bias=layout.prompt_bias, scale=scaling, causal=True)
+    asking, seen = cells(q, layout.response, B * n), [cells(tensor, layout.seen, B * n) for tensor in (k, v)]
+    responses = attended(asking, *seen, bias=layout.response_bias, scale=scaling)
     grid = torch.cat([prompts, responses.view(B, n * T, heads, width)], 1)
     return grid.view(-1, heads, width).index_select(0, layout.filled)[None], None
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from prefopt.engine.layout import computing
+
 CHUNK = 2**22
 """Logits that are worked on together."""
 KEPT = 2**24
@@ -25,11 +27,10 @@ def selected(model: Any, states: Tensor, tokens: Tensor) -> Tensor:
     if type(head) is not nn.Linear or getattr(model.config, "final_logit_softcapping", None) is not None:
         whole = logits(model, states)
         return whole.gather(-1, tokens[:, None])[:, 0] - whole.logsumexp(-1)
-    device = states.device.type
-    cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if cast else head.weight.dtype
+    dtype = computing(states.device.type, head.weight.dtype)
     bias = None if head.bias is None else head.bias.to(dtype)
-    found: Tensor = Selected.apply(states.to(dtype), head.weight.to(dtype), bias, tokens)
+    keep = torch.is_grad_enabled() and len(states) * len(head.weight) <= KEPT
+    found: Tensor = Selected.apply(states.to(dtype), head.weight.to(dtype), bias, tokens, keep)
     return found
 
 
@@ -37,7 +38,7 @@ class Selected(torch.autograd.Function):
     """log softmax(states weight' + bias)[token], and its gradient weight[token] - softmax weight, in chunks of rows."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor) -> Tensor:
+    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, keep: bool) -> Tensor:
         size = max(1, CHUNK // len(weight))
         kept, found, norms = [], [], []
         for h, y in zip(states.split(size), tokens.split(size), strict=True):
@@ -46,16 +47,15 @@ class Selected(torch.autograd.Function):
             norm = whole.logsumexp(-1)
             found.append(whole.gather(-1, y[:, None])[:, 0] - norm)
             norms.append(norm)
-            kept.append(z)
-            if len(states) * len(weight) > KEPT:
-                kept.clear()
+            if keep:
+                kept.append(z)
         ctx.size = size
         ctx.save_for_backward(states, weight, bias, tokens, torch.cat(norms), *kept)
         return torch.cat(found)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         states, weight, bias, tokens, norms, *kept = ctx.saved_tensors
         of_states, of_weight, of_bias = ctx.needs_input_grad[:3]
         into_states = torch.empty_like(states) if of_states else None
@@ -77,5 +77,6 @@ class Selected(torch.autograd.Function):
             into_states,
             None if into_weight is None else into_weight.to(weight.dtype),
             None if into_bias is None else into_bias.to(weight.dtype),
+            None,
             None,
         )

@@ -1,7 +1,7 @@
 """How groups lie in the input of a language model: every prompt once, its responses behind it, nothing between."""
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -31,36 +31,22 @@ class Packed(Layout):
 
     Attention takes them apart again, into a grid of P + n * T cells an example: its prompt, and its responses side by
     side, padded at the right. filled: [L] the cell of each token. prompt: [B * P], response: [B * n * T] the token of
-    each cell. seen: [B * n * (P + T)] the tokens that a response may see, its prompt and itself. visible: [B, P] true
-    on the prompts' tokens. shape: B, n, P and T.
+    each cell. seen: [B * n * (P + T)] the tokens that a response may see, its prompt and itself. shape: B, n, P and T.
+    prompt_bias: [P, P], response_bias: [B * n, 1, T, P + T]: 0 where a token is seen, -inf where it is not.
     """
 
     filled: Tensor
     prompt: Tensor
     response: Tensor
     seen: Tensor
-    visible: Tensor
+    prompt_bias: Tensor
+    response_bias: Tensor
     shape: tuple[int, int, int, int]
 
-    @cached_property
-    def _biases(self) -> dict[torch.dtype, tuple[Tensor, Tensor]]:
-        return {}
 
-    def biases(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """[P, P] for prompts and [B * n, 1, T, P + T] for responses: 0 where a token is seen, -inf where it is not."""
-        if dtype not in self._biases:
-            B, n, P, T = self.shape
-            device = self.visible.device
-            ahead = torch.full((max(P, T), max(P, T)), -torch.inf, dtype=dtype, device=device).triu(1)
-            hidden = torch.zeros(B, P, dtype=dtype, device=device).masked_fill(~self.visible, -torch.inf)
-            of_prompt = hidden[:, None, None].expand(B, n, T, P)
-            of_response = torch.cat([of_prompt, ahead[:T, :T].expand(B, n, T, T)], -1)
-            self._biases[dtype] = (ahead[:P, :P], of_response.view(B * n, 1, T, P + T))
-        return self._biases[dtype]
-
-
-def packed(groups: Groups) -> Packed:
-    """All groups in one row without padding. Lengths are read on the host, so that nothing waits for a GPU."""
+def packed(groups: Groups, dtype: torch.dtype = torch.float32) -> Packed:
+    """All groups in one row without padding; dtype: what attention computes in. Lengths are read on the host, so that
+    nothing waits for a GPU."""
     prompt_length, length = on_host(groups.prompt_length), on_host(groups.length)
     device = groups.prompt.device
     (B, n), P, T = length.shape, int(prompt_length.max()), int(length.max())
@@ -74,32 +60,27 @@ def packed(groups: Groups) -> Packed:
     last = torch.where(length > 0, response.gather(-1, (length - 1).clamp(min=0)[..., None])[..., 0], end)
     positions = torch.cat([steps[:P].expand(B, P), (prompt_length[:, None] + steps[:T]).repeat(1, n)], 1)
 
-    cells = filled.flatten().nonzero()[:, 0]
-    seen = torch.cat([prompt[:, None].expand(B, n, P), response], -1).flatten()
-    grid = torch.cat([groups.prompt[:, :P], groups.response[..., :T].flatten(1)], 1).flatten()
-    moved = (
-        positions.flatten()[cells],
-        before,
-        response[inside],
-        last.flatten(),
-        cells,
-        prompt,
-        response,
-        seen,
-        visible,
-    )
-    at, before, own, last, cells, prompt, response, seen, visible = (x.to(device, non_blocking=True) for x in moved)
+    def there(tensor: Tensor) -> Tensor:
+        return tensor.flatten().to(device, non_blocking=True)
+
+    filled = there(filled.flatten().nonzero())
+    grid = torch.cat([groups.prompt[:, :P], groups.response[..., :T].flatten(1)], 1)
+    ahead = torch.full((max(P, T), max(P, T)), -torch.inf, dtype=dtype, device=device).triu(1)
+    unseen = ahead.new_zeros(B, P).masked_fill(~there(visible).view(B, P), -torch.inf)
     return Packed(
-        tokens=grid.index_select(0, cells)[None],
-        positions=at[None],
-        before=before,
-        own=own,
-        last=last,
-        filled=cells,
-        prompt=prompt.flatten(),
-        response=response.flatten(),
-        seen=seen,
-        visible=visible,
+        tokens=grid.flatten().index_select(0, filled)[None],
+        positions=there(positions).index_select(0, filled)[None],
+        before=there(before),
+        own=there(response[inside]),
+        last=there(last),
+        filled=filled,
+        prompt=there(prompt),
+        response=there(response),
+        seen=there(torch.cat([prompt[:, None].expand(B, n, P), response], -1)),
+        prompt_bias=ahead[:P, :P],
+        response_bias=torch.cat([unseen[:, None, None].expand(B, n, T, P), ahead[:T, :T].expand(B, n, T, T)], -1).view(
+            B * n, 1, T, P + T
+        ),
         shape=(B, n, P, T),
     )
 
@@ -120,6 +101,12 @@ def rows(groups: Groups) -> Layout:
     tokens = tokens[:, :width].contiguous()
     tokens.view(-1)[own] = groups.response.flatten()[inside.flatten().nonzero()[:, 0].to(device)]
     return Layout(tokens, None, own - 1, own, (first + length - 1).flatten().to(device))
+
+
+def computing(device: str, dtype: torch.dtype) -> torch.dtype:
+    """What matrices of this type are multiplied in on this kind of device: its own, or that of autocast."""
+    cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if cast else dtype
 
 
 @cache

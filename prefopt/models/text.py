@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 
 from prefopt.datasets.data import Data
+from prefopt.engine.attention import compile_packed
+from prefopt.engine.logps import backbone
 from prefopt.errors import PrefoptError
 from prefopt.models.causal import CausalPolicy, RewardModel, quieten
 
@@ -76,6 +78,7 @@ class HuggingFace:
         lora: arguments of `peft.LoraConfig` (r, lora_alpha, target_modules, ...), None for full weights.
         dtype: of the weights, `float32` or `bfloat16`.
         gradient_checkpointing: recompute activations in the backward pass.
+        compile: let torch compile the policy, which takes a minute and pays on a GPU.
         trust_remote_code: run code that comes with the model.
     """
 
@@ -89,6 +92,7 @@ class HuggingFace:
         lora: Mapping[str, Any] | None = None,
         dtype: str = "float32",
         gradient_checkpointing: bool = False,
+        compile: bool = False,
         trust_remote_code: bool = False,
     ) -> None:
         if not (name or path):
@@ -98,17 +102,17 @@ class HuggingFace:
         if path and not (Path(path) / "config.json").is_file():
             raise PrefoptError(f"model.path={path}: there is no config.json in it", "give a Hugging Face model folder")
         self.name, self.path, self.lora, self.dtype = name, path, lora, dtype
-        self.gradient_checkpointing, self.trust_remote_code = gradient_checkpointing, trust_remote_code
+        self.gradient_checkpointing, self.compile = gradient_checkpointing, compile
+        self.trust_remote_code = trust_remote_code
 
     def tokenizer(self, dataset: Any, start: Path | None) -> Any:
         return opened_tokenizer(start or self._source, trust_remote_code=self.trust_remote_code)
 
     def policy(self, data: Data, tokenizer: Any, start: Path | None) -> CausalPolicy:
-        return CausalPolicy(
-            self._adapted(self._open("AutoModelForCausalLM", start), "CAUSAL_LM"),
-            tokenizer,
-            max_response_length=data.max_response_length,
-        )
+        model = self._adapted(self._open("AutoModelForCausalLM", start), "CAUSAL_LM")
+        if self.compile:
+            compile_packed(backbone(model))
+        return CausalPolicy(model, tokenizer, max_response_length=data.max_response_length)
 
     def reward(self, data: Data, tokenizer: Any, start: Path | None) -> RewardModel:
         model = self._open("AutoModelForSequenceClassification", start, num_labels=1)

@@ -1,6 +1,7 @@
 """Packing: which models are packed, that those which are not have the same log-probs, and that nothing waits."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -173,6 +174,25 @@ def test_nothing_waits_for_the_device(model: Any, groups_of: Callable[..., Group
     for moved in groups.to("meta").split(2):
         assert pooled_states(away, moved).shape == (2, 2, 16)
         assert last_states(away, moved).shape == (4, 16)
+
+
+def test_compiled_it_is_one_graph_for_all_lengths_with_the_same_log_probs(
+    build: Callable[..., Any], groups_of: Callable[..., Groups], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend, fullgraph=True))
+    model = build("llama")
+    attention.compile_packed(backbone(model))
+    for lengths in (LENGTHS, [[1, 2], [9, 3], [2, 2], [5, 6]]):
+        groups = groups_of(PROMPTS, lengths)
+        found, expected = token_logps(model, groups), naive(model, groups)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert len(graphs) == 1
 
 
 def test_transformers_own_files_do_not_name_our_attention(
