@@ -6,8 +6,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from prefopt.config import check_choices, composed
+from prefopt.config import check_choices, named
 from prefopt.errors import PrefoptError, reports_errors
+from prefopt.foresee import foresee
 from prefopt.tracking.telemetry import silence
 
 
@@ -15,7 +16,8 @@ from prefopt.tracking.telemetry import silence
 @reports_errors
 def job(config: DictConfig) -> float | None:
     """One run; its figures and where everything is on standard error, the path of results.json on standard output."""
-    config = composed(list(HydraConfig.get().overrides.task))
+    config = named(config, HydraConfig.get().runtime.choices)
+    foresee(config)
     from prefopt import ranks
     from prefopt.run import run
     from prefopt.summary import summarise

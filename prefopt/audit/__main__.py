@@ -90,7 +90,8 @@ def loaded(settings: Mapping[str, Any]) -> "tuple[Data, Any]":
 
     Raises PrefoptError where the dataset is text and the model reads none.
     """
-    from prefopt.run import made, noisy
+    from prefopt.config import made
+    from prefopt.run import noisy
 
     dataset, tokenizer = made(settings["dataset"]), None
     if dataset.world == "text":
