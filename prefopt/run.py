@@ -310,20 +310,14 @@ def precision(settings: Mapping[str, Any], device: torch.device) -> AbstractCont
 def referenced(data: Data, start: Any, settings: Mapping[str, Any], device: torch.device) -> Data:
     """The data with the reference's log-probs beside the responses of both splits."""
     with precision(settings, device):
-        train, test = (
-            replace(
-                split,
-                pairs=with_reference(
-                    split.pairs,
-                    start,
-                    batch_size=settings["evaluation"]["batch_size"],
-                    device=device,
-                    precision=settings["trainer"]["precision"],
-                ),
-            )
-            for split in (data.train, data.test)
+        train, test = with_reference(
+            [data.train.pairs, data.test.pairs],
+            start,
+            batch_size=settings["evaluation"]["batch_size"],
+            device=device,
+            precision=settings["trainer"]["precision"],
         )
-    return replace(data, train=train, test=test)
+    return replace(data, train=replace(data.train, pairs=train), test=replace(data.test, pairs=test))
 
 
 @torch.no_grad()

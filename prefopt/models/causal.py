@@ -14,6 +14,9 @@ from prefopt.engine.logps import backbone, head, pooled_states, rows_of, token_c
 from prefopt.engine.sampling import sample
 from prefopt.errors import PrefoptError
 
+UNUSED = frozenset({"_name_or_path", "transformers_version", "architectures", "dtype", "use_cache"})
+"""Keys of a transformers configuration that change no log-prob: dtypes are those of the weights themselves."""
+
 
 class CausalPolicy(nn.Module):
     """A transformers causal LM, with or without adapters."""
@@ -76,6 +79,12 @@ class CausalPolicy(nn.Module):
         """Write a folder that `AutoModelForCausalLM.from_pretrained` opens: adapters are merged into it and also
         kept beside, in `adapter/`."""
         exported(self.model, self.tokenizer, folder)
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """The model's class and configuration, and by how much each adapter is scaled, which no weight says."""
+        layers = {name: module.scaling for name, module in self.model.named_modules() if hasattr(module, "lora_A")}
+        return {**_form(self.model), "scaling": {name: dict(scaling) for name, scaling in layers.items()}}
 
 
 class RewardModel(nn.Module):
@@ -142,12 +151,22 @@ class AdapterOff:
         with self.policy.model.disable_adapter():
             return self.policy.sample(prompts, n, generator)
 
+    @property
+    def form(self) -> dict[str, Any]:
+        return _form(self.policy.model)
+
     def state_dict(self) -> dict[str, Tensor]:
         """The weights that it is made of."""
         return {name: tensor for name, tensor in self.policy.state_dict().items() if "lora_" not in name}
 
     def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
         return self.policy.named_buffers()
+
+
+def _form(model: Any) -> dict[str, Any]:
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = {key: value for key, value in inner.config.to_dict().items() if key not in UNUSED}
+    return {"class": type(inner).__name__, "attention": inner.config._attn_implementation, "config": config}
 
 
 def frozen_copy(policy: nn.Module) -> Any:
