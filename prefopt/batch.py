@@ -48,6 +48,8 @@ class Groups:
         return torch.arange(self.response.shape[-1], device=self.length.device) < self.length[..., None]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        if self.index.device == torch.device(device):
+            return self
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pick(self, rows: Tensor | slice) -> Self:

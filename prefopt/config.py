@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -46,15 +47,24 @@ OmegaConf.register_new_resolver("prefopt_home", lambda: str(home()), replace=Tru
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
-    """The configuration that these command-line overrides give, with the names that were chosen as `choices`."""
+    """The configuration that these command-line overrides give, with the names that were chosen as `choices`.
+
+    Raises PrefoptError for a name or a key that is not there.
+    """
     check_choices(overrides)
     here = (
         nullcontext()
         if GlobalHydra.instance().is_initialized()
         else initialize_config_dir(str(CONF), version_base="1.3")
     )
-    with here:
-        config = compose("config", overrides=list(overrides), return_hydra_config=True)
+    try:
+        with here:
+            config = compose("config", overrides=list(overrides), return_hydra_config=True)
+    except HydraException as error:
+        raise PrefoptError(
+            str(error).splitlines()[0],
+            "give KEY=VALUE with keys of the configuration; `python -m prefopt.train --help` shows them all",
+        ) from error
     return named(config, config.hydra.runtime.choices)
 
 

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from prefopt.config import check_choices, named
 from prefopt.errors import PrefoptError, reports_errors
 from prefopt.foresee import foresee
+from prefopt.help import help_of
 from prefopt.tracking.telemetry import silence
 
 
@@ -33,7 +34,11 @@ def job(config: DictConfig) -> float | None:
 def main() -> None:
     silence()
     given = sys.argv[1:]
-    check_choices([argument for argument in given if "=" in argument])
+    overrides = [argument for argument in given if "=" in argument]
+    check_choices(overrides)
+    if {"-h", "--help"} & set(given):
+        print(help_of(overrides))
+        return
     launcher = next((argument for argument in given if argument.startswith(("hydra/launcher=", "hydra.launcher."))), "")
     if not {"-m", "--multirun"} & set(given):
         if launcher:

@@ -23,7 +23,7 @@ FLOORS = [
     {"methods", "evaluation"},
     {"config", "cast", "loop"},
     {"audit"},
-    {"belief", "foresee"},
+    {"belief", "foresee", "help"},
     {"check"},
     {"run", "claims", "summary"},
     {"manifest"},
