@@ -88,13 +88,13 @@ def configured(sweep: Sweep, overrides: Sequence[str]) -> DictConfig:
     check_choices(overrides)
     others = [override for override in sweep.hydra_overrides if not override.startswith(LAUNCHER)]
     config = compose("config", overrides=[*others, *overrides], return_hydra_config=True)
-    chosen = config.hydra.runtime.choices["hydra/launcher"]
-    if chosen != HYDRAS_OWN:
+    chosen = config.hydra.runtime.choices
+    if (launcher := chosen["hydra/launcher"]) != HYDRAS_OWN:
         raise PrefoptError(
-            f"a file of its configuration overrides hydra/launcher, with {chosen}; Hydra would pass over that",
+            f"a file of its configuration overrides hydra/launcher, with {launcher}; Hydra would pass over that",
             "take it out of that file, and give hydra/launcher=... on the command line",
         )
-    return named(config)
+    return named(config, chosen)
 
 
 def runs(config: DictConfig, known: dict[str, str]) -> Iterator[tuple[str, DictConfig]]:

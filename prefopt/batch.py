@@ -57,9 +57,12 @@ class Groups:
         return torch.arange(self.response.shape[-1], device=self.length.device) < self.length[..., None]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        if self.index.device == torch.device(device):
+            return self
+
         def move(tensor: Tensor) -> Tensor:
             moved = tensor.to(device, non_blocking=non_blocking)
-            if moved is not tensor and tensor.device.type == "cpu":
+            if tensor.device.type == "cpu":
                 _originals[moved] = tensor
             return moved
 

@@ -1,4 +1,4 @@
-"""Combinations that cannot work, refused in the first second with what would work."""
+"""Combinations that cannot work, refused with what would work: what only the classes themselves can tell."""
 
 from typing import Any
 
@@ -12,23 +12,11 @@ from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
 
 REFERENCES = ("cached", "copy", "adapter")
-DATASETS = {"text": "dataset=reviews, or dataset=pairs", "exact": "dataset=bandit, or dataset=game"}
-MODELS = {"text": "model=tiny, or model=hf", "exact": "model=log_linear, or model=tabular"}
 
 
 def check(config: DictConfig, method: Method, model: Any, dataset: Any) -> None:
-    """Raise PrefoptError where method, model, dataset, noise and needs do not go together."""
+    """Raise PrefoptError where method, model, dataset, noise and needs, of one world, do not go together."""
     choices = config.choices
-    if model.world != dataset.world:
-        raise PrefoptError(
-            f"model={choices.model} does not run on dataset={choices.dataset}",
-            f"use {MODELS[dataset.world]}; or {DATASETS[model.world]}",
-        )
-    if model.world not in method.worlds:
-        raise PrefoptError(
-            f"method={choices.method} does not run in the {model.world} world of dataset={choices.dataset}",
-            "use " + "; or ".join(f"{DATASETS[world]}, with {MODELS[world]}" for world in sorted(method.worlds)),
-        )
     if method.coupled and config.micro_batch_size is not None:
         raise PrefoptError(
             f"micro_batch_size={config.micro_batch_size}, but method={choices.method} compares the examples of a whole "

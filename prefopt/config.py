@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import cache
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from prefopt.errors import PrefoptError
@@ -20,6 +23,8 @@ PARTS = ("objective", "robust")
 PRODUCT = "prefopt.methods.pairwise.base.Pairwise"
 OF_HYDRA = {"hydra/launcher": ["basic"], "hydra/job_logging": ["none"], "hydra/hydra_logging": ["none"]}
 """Names that Hydra itself adds to our groups."""
+STRUCTURE = frozenset({"needs", "start", "recipe"})
+"""Keys of a config node that are about runs, not arguments of its class."""
 INHERITED = ("model", "dataset", "noise", "trainer", "tracking", "seed", "micro_batch_size")
 """What a needed run takes over from the run that needs it, unless the need says otherwise."""
 
@@ -42,23 +47,35 @@ OmegaConf.register_new_resolver("prefopt_home", lambda: str(home()), replace=Tru
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
-    """The configuration that these command-line overrides give, with the names that were chosen as `choices`."""
+    """The configuration that these command-line overrides give, with the names that were chosen as `choices`.
+
+    Raises PrefoptError for a name or a key that is not there.
+    """
     check_choices(overrides)
-    if GlobalHydra.instance().is_initialized():
-        return named(compose("config", overrides=list(overrides), return_hydra_config=True))
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return named(compose("config", overrides=list(overrides), return_hydra_config=True))
+    here = (
+        nullcontext()
+        if GlobalHydra.instance().is_initialized()
+        else initialize_config_dir(str(CONF), version_base="1.3")
+    )
+    try:
+        with here:
+            config = compose("config", overrides=list(overrides), return_hydra_config=True)
+    except HydraException as error:
+        raise PrefoptError(
+            str(error).splitlines()[0],
+            "give KEY=VALUE with keys of the configuration; `python -m prefopt.train --help` shows them all",
+        ) from error
+    return named(config, config.hydra.runtime.choices)
 
 
-def named(config: DictConfig) -> DictConfig:
-    """A config composed with Hydra's own node, with the chosen names in that node's place."""
+def named(config: DictConfig, chosen: Mapping[str, Any]) -> DictConfig:
+    """A composed config with `chosen`, the names by group as Hydra tells them, in the place of Hydra's own node."""
     with open_dict(config):
-        chosen = config.hydra.runtime.choices
         config.choices = {group: chosen[group] for group in ("method", "model", "dataset", "noise")}
         parts = {part: chosen[f"method/{part}"] for part in PARTS if f"method/{part}" in chosen}
         if parts:
-            config.choices.update(parts, method=product_name(chosen.method, parts))
-        del config["hydra"]
+            config.choices.update(parts, method=product_name(chosen["method"], parts))
+        config.pop("hydra", None)
     return config
 
 
@@ -131,6 +148,24 @@ def plain(config: DictConfig) -> dict[str, Any]:
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     return {str(k): v for k, v in resolved.items()}
+
+
+def made(node: Mapping[str, Any], **more: Any) -> Any:
+    """The object that a config node names.
+
+    Raises PrefoptError where an argument is missing or unknown.
+    """
+    try:
+        return instantiate({k: v for k, v in node.items() if k not in STRUCTURE}, _convert_="all", **more)
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, PrefoptError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise cause from None
+        raise PrefoptError(
+            f"{node.get('_target_')} cannot be made: {error}", "check the keys of this config node"
+        ) from error
 
 
 def check_choices(overrides: Sequence[str]) -> None:

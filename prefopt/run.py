@@ -12,14 +12,13 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 import yaml
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from prefopt import belief, ranks, stop, store
 from prefopt.batch import Demonstrations, Pairs, Prompts, Reasoned
 from prefopt.cast import cast
 from prefopt.check import check
-from prefopt.config import needed, plain
+from prefopt.config import STRUCTURE, made, needed, plain
 from prefopt.datasets.data import Data
 from prefopt.engine.reference import with_reference
 from prefopt.errors import Interrupted, PrefoptError
@@ -27,6 +26,7 @@ from prefopt.evaluation import figures
 from prefopt.evaluation.subject import Subject
 from prefopt.evaluation.suite import Examination
 from prefopt.files import replace_text
+from prefopt.foresee import foresee
 from prefopt.loop.fit import device_of, fit, schedule, steps_of
 from prefopt.loop.processes import check_processes
 from prefopt.loop.record import Unwritten
@@ -38,9 +38,6 @@ from prefopt.table import Table
 from prefopt.tracking.environment import environment
 from prefopt.tracking.events import EVENTS, EventFile, read
 from prefopt.tracking.mlflow import NoTracker
-
-STRUCTURE = frozenset({"needs", "start", "recipe"})
-"""Keys of a config node that are about runs, not arguments of its class."""
 
 
 class Planned(NamedTuple):
@@ -98,6 +95,7 @@ class Parts:
     """The classes that a configuration names, instantiated; nothing heavy is loaded yet."""
 
     def __init__(self, config: DictConfig) -> None:
+        foresee(config)
         self.config, self.settings = config, plain(config)
         settings = self.settings
         self.device = device_of(settings["trainer"]["accelerator"])
@@ -150,24 +148,6 @@ def _trained_how(config: DictConfig) -> dict[str, Any]:
     shared = {"model", "dataset", "trainer", "tracking", "recipe", "choices", "evaluation"}
     settings = {key: value for key, value in plain(config).items() if key not in shared}
     return {**settings, "needs": described(config)}
-
-
-def made(node: Mapping[str, Any], **more: Any) -> Any:
-    """The object that a config node names.
-
-    Raises PrefoptError where an argument is missing or unknown.
-    """
-    try:
-        return instantiate({k: v for k, v in node.items() if k not in STRUCTURE}, _convert_="all", **more)
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, PrefoptError):
-            cause = cause.__cause__
-        if cause is not None:
-            raise cause from None
-        raise PrefoptError(
-            f"{node.get('_target_')} cannot be made: {error}", "check the keys of this config node"
-        ) from error
 
 
 def _carried_out(
@@ -330,20 +310,14 @@ def precision(settings: Mapping[str, Any], device: torch.device) -> AbstractCont
 def referenced(data: Data, start: Any, settings: Mapping[str, Any], device: torch.device) -> Data:
     """The data with the reference's log-probs beside the responses of both splits."""
     with precision(settings, device):
-        train, test = (
-            replace(
-                split,
-                pairs=with_reference(
-                    split.pairs,
-                    start,
-                    batch_size=settings["evaluation"]["batch_size"],
-                    device=device,
-                    precision=settings["trainer"]["precision"],
-                ),
-            )
-            for split in (data.train, data.test)
+        train, test = with_reference(
+            [data.train.pairs, data.test.pairs],
+            start,
+            batch_size=settings["evaluation"]["batch_size"],
+            device=device,
+            precision=settings["trainer"]["precision"],
         )
-    return replace(data, train=train, test=test)
+    return replace(data, train=replace(data.train, pairs=train), test=replace(data.test, pairs=test))
 
 
 @torch.no_grad()

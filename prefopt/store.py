@@ -178,13 +178,17 @@ def held(lock: Path, when_taken: Callable[[], None]) -> Iterator[None]:
         guard.release()
 
 
-def cached(kind: str, key: Any, make: Callable[[Path], None]) -> Path:
-    """The folder that `make` fills, made once for all processes, by the hash of `key`."""
+def cached(
+    kind: str, key: Any, make: Callable[[Path], None], sound: Callable[[Path], bool] = lambda folder: True
+) -> Path:
+    """The folder that `make` fills, made once for all processes, by the hash of `key`; made anew where it is not
+    `sound`."""
     folder = home() / "cache" / f"{kind}-{digest([FORMAT, key])[:16]}"
-    if folder.exists():
+    if folder.exists() and sound(folder):
         return folder
     with held(folder.with_suffix(".lock"), lambda: None):
-        if not folder.exists():
+        if not (folder.exists() and sound(folder)):
+            shutil.rmtree(folder, ignore_errors=True)
             beside = folder.with_suffix(".part")
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir()

@@ -6,8 +6,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from prefopt.config import check_choices, composed
+from prefopt.config import check_choices, named
 from prefopt.errors import PrefoptError, reports_errors
+from prefopt.foresee import foresee
+from prefopt.help import help_of
 from prefopt.tracking.telemetry import silence
 
 
@@ -15,7 +17,8 @@ from prefopt.tracking.telemetry import silence
 @reports_errors
 def job(config: DictConfig) -> float | None:
     """One run; its figures and where everything is on standard error, the path of results.json on standard output."""
-    config = composed(list(HydraConfig.get().overrides.task))
+    config = named(config, HydraConfig.get().runtime.choices)
+    foresee(config)
     from prefopt import ranks
     from prefopt.run import run
     from prefopt.summary import summarise
@@ -31,7 +34,11 @@ def job(config: DictConfig) -> float | None:
 def main() -> None:
     silence()
     given = sys.argv[1:]
-    check_choices([argument for argument in given if "=" in argument])
+    overrides = [argument for argument in given if "=" in argument]
+    check_choices(overrides)
+    if {"-h", "--help"} & set(given):
+        print(help_of(overrides))
+        return
     launcher = next((argument for argument in given if argument.startswith(("hydra/launcher=", "hydra.launcher."))), "")
     if not {"-m", "--multirun"} & set(given):
         if launcher:

@@ -71,18 +71,10 @@ def audit(overrides: Sequence[str]) -> Path:
 
 def configured(overrides: Sequence[str]) -> dict[str, Any]:
     """The configuration, with no noise unless some is asked for. Raises PrefoptError for a key that is not there."""
-    from hydra.errors import HydraException
-
     from prefopt.config import composed, plain
 
     noise = [] if any(override.lstrip("+").startswith("noise") for override in overrides) else ["noise=none"]
-    try:
-        return plain(composed([*noise, *overrides]))
-    except HydraException as error:
-        raise PrefoptError(
-            str(error).splitlines()[0],
-            "give KEY=VALUE with keys of the configuration; `python -m prefopt.train --help` shows them all",
-        ) from error
+    return plain(composed([*noise, *overrides]))
 
 
 def loaded(settings: Mapping[str, Any]) -> "tuple[Data, Any]":
@@ -90,7 +82,8 @@ def loaded(settings: Mapping[str, Any]) -> "tuple[Data, Any]":
 
     Raises PrefoptError where the dataset is text and the model reads none.
     """
-    from prefopt.run import made, noisy
+    from prefopt.config import made
+    from prefopt.run import noisy
 
     dataset, tokenizer = made(settings["dataset"]), None
     if dataset.world == "text":

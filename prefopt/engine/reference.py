@@ -1,6 +1,7 @@
 """Reference log-probs, computed once for a whole sweep: no label, noise, method or seed changes them."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,23 +10,46 @@ import numpy as np
 import torch
 
 from prefopt.engine.loader import sequential
-from prefopt.progress import track
+from prefopt.progress import say, track
 from prefopt.store import cached
 from prefopt.table import Table
 
+LOGPS, DIGEST = "logps.npy", "logps.sha256"
 
-def with_reference(table: Table, policy: Any, *, batch_size: int, device: Any, precision: str) -> Table:
-    """The table with the policy's log-probs of its responses, from the cache where they are there.
 
-    They depend on the weights, the tokens and the precision, and so does their key.
+def with_reference(
+    tables: Sequence[Table], policy: Any, *, batch_size: int, device: Any, precision: str
+) -> list[Table]:
+    """The tables with the policy's log-probs of their responses, memory-mapped from the cache.
+
+    They depend on the weights, on what the model does with them, on the tokens, on the precision and on the kind of
+    device, and so does their key. A damaged cache is computed anew.
     """
-    key = {"weights": checksum(policy), "tokens": table.checksum(), "precision": precision}
+    model = {"weights": checksum(policy), "form": policy.form, "precision": precision, "device": str(device.type)}
+    return [_with_reference(table, policy, model, batch_size, device) for table in tables]
 
+
+def _with_reference(table: Table, policy: Any, model: dict[str, Any], batch_size: int, device: Any) -> Table:
     def compute(folder: Path) -> None:
-        np.save(folder / "logps.npy", logps(table, policy, batch_size, device))
+        np.save(folder / LOGPS, logps(table, policy, batch_size, device))
+        (folder / DIGEST).write_text(_digest(folder / LOGPS))
 
-    folder = cached("reference", key, compute)
-    return replace(table, aligned={**table.aligned, "reference": np.load(folder / "logps.npy", mmap_mode="r")})
+    folder = cached("reference", {**model, "tokens": table.checksum()}, compute, _sound)
+    return replace(table, aligned={**table.aligned, "reference": np.load(folder / LOGPS, mmap_mode="r")})
+
+
+def _sound(folder: Path) -> bool:
+    """Whether what is in the cache is what was computed."""
+    files = folder / LOGPS, folder / DIGEST
+    if all(file.exists() for file in files) and _digest(files[0]) == files[1].read_text():
+        return True
+    say(f"{folder} is damaged, and computed anew", "yellow")
+    return False
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 @torch.no_grad()
@@ -44,9 +68,9 @@ def logps(table: Table, policy: Any, batch_size: int, device: Any) -> np.ndarray
 
 
 def checksum(model: Any) -> str:
-    """Hash of all weights and buffers."""
+    """Hash of all weights and buffers, with their types and shapes."""
     digest = hashlib.sha256()
     for name, tensor in {**model.state_dict(), **dict(model.named_buffers())}.items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

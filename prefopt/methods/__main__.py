@@ -98,9 +98,8 @@ def _plot(names: Sequence[str], overrides: Sequence[str]) -> None:
 
 
 def _curve(*overrides: str) -> "Curve":
-    from prefopt.config import composed, plain
+    from prefopt.config import composed, made, plain
     from prefopt.methods.influence import influence
-    from prefopt.run import made
 
     return influence(made(plain(composed(overrides))["method"]))
 

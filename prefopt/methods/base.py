@@ -211,18 +211,22 @@ class Meter:
     They are over the whole batches, whatever this process's part of them is.
     """
 
-    def __init__(self, sums: dict[str, Tensor] | None = None, counts: dict[str, int] | None = None) -> None:
-        self.sums, self.counts = sums or {}, counts or {}
+    def __init__(
+        self, names: list[list[str]] | None = None, sums: list[Tensor] | None = None, counts: list[int] | None = None
+    ) -> None:
+        self._sums = {tuple(group): total for group, total in zip(names or [], sums or [], strict=True)}
+        self._counts = {tuple(group): count for group, count in zip(names or [], counts or [], strict=True)}
         self._steps: list[Tensor] = []
 
     def to(self, device: torch.device) -> None:
-        self.sums = {name: value.to(device) for name, value in self.sums.items()}
+        self._sums = {group: total.to(device) for group, total in self._sums.items()}
 
     def add(self, metrics: Metrics, size: int) -> None:
-        for name, value in metrics.items():
-            total = value.detach().double().sum() if value.ndim else value.detach().double() * size
-            self.sums[name] = self.sums[name] + total if name in self.sums else total
-            self.counts[name] = self.counts.get(name, 0) + (value.numel() if value.ndim else size)
+        """metrics: [size] or scalar each; all are added up in one operation."""
+        group = tuple(metrics)
+        total = torch.stack([value.detach().expand(size) for value in metrics.values()]).double().sum(1)
+        self._sums[group] = self._sums[group] + total if group in self._sums else total
+        self._counts[group] = self._counts.get(group, 0) + size
 
     def step(self, seen: Tensor) -> None:
         """seen: [2] the step's loss and gradient norm."""
@@ -234,17 +238,26 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """The means since the last reading; one synchronisation."""
-        if not self.sums:
+        if not self._sums:
             return {}
-        values = torch.stack(list(self.sums.values())).tolist()
-        everyones = ranks.gathered((dict(zip(self.sums, values, strict=True)), self.counts))
-        means = {
-            name: sum(sums.get(name, 0.0) for sums, _ in everyones)
-            / sum(counts.get(name, 0) for _, counts in everyones)
-            for name in dict.fromkeys(name for sums, _ in everyones for name in sums)
-        }
-        self.sums, self.counts, self._steps = {}, {}, []
-        return means
+        values = torch.cat(list(self._sums.values())).tolist()
+        names = [(name, self._counts[group]) for group in self._sums for name in group]
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for (name, count), value in (
+            pair for of_one in ranks.gathered(list(zip(names, values, strict=True))) for pair in of_one
+        ):
+            sums[name], counts[name] = sums.get(name, 0.0) + value, counts.get(name, 0) + count
+        self.clear()
+        return {name: total / counts[name] for name, total in sums.items()}
+
+    def clear(self) -> None:
+        """Forget what was added since the last reading."""
+        self._sums, self._counts, self._steps = {}, {}, []
 
     def state(self) -> dict[str, Any]:
-        return {"sums": {name: value.cpu() for name, value in self.sums.items()}, "counts": self.counts}
+        return {
+            "names": [list(group) for group in self._sums],
+            "sums": [total.cpu() for total in self._sums.values()],
+            "counts": list(self._counts.values()),
+        }

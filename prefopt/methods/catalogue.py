@@ -14,11 +14,11 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from prefopt.errors import PrefoptError
+from prefopt.outline import lineage, tree, value
 from prefopt.store import CHECKOUT
 
 METHODS = CHECKOUT / "conf" / "method"
@@ -61,7 +61,7 @@ def parts(kind: str) -> dict[str, str]:
     found = {}
     for path in sorted((METHODS / kind).glob("*.yaml")):
         module = yaml.safe_load(path.read_text())["_target_"].rpartition(".")[0]
-        said = " ".join((ast.get_docstring(_tree(module)) or "").split("\n\n")[0].split())
+        said = " ".join((ast.get_docstring(tree(module)) or "").split("\n\n")[0].split())
         found[path.stem] = re.split(r"(?<=[^.]{2})[.:](?: |$)", said)[0]
     return found
 
@@ -97,17 +97,13 @@ def _entry(path: Path) -> Entry:
 def _eaten(target: str) -> str:
     """The kind of batch that a dataset must give to the class `target`: prompts where it makes its own examples, else
     what the class, or the first of its bases that says so, eats."""
-    module, _, name = target.rpartition(".")
-    tree = _tree(module)
-    node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
-    if any(isinstance(n, ast.Attribute) and n.attr == "per_round" for n in ast.walk(node)):
-        return "prompts"
-    for n in node.body:
-        if isinstance(n, ast.Assign | ast.AnnAssign) and n.value and ast.unparse(n).startswith(("eats =", "eats:")):
-            kind = ast.unparse(n.value)
+    for node in lineage(target):
+        if any(isinstance(n, ast.Attribute) and n.attr == "per_round" for n in ast.walk(node)):
+            return "prompts"
+        if (said := value(node, "eats")) is not None:
+            kind = ast.unparse(said)
             return FOOD.get(kind, kind.lower())
-    homes = {alias.name: n.module for n in tree.body if isinstance(n, ast.ImportFrom) for alias in n.names}
-    return _eaten(f"{homes.get(base := ast.unparse(node.bases[0]), module)}.{base}")
+    raise AssertionError(f"{target} does not say what it eats")
 
 
 @cache
@@ -116,8 +112,3 @@ def _papers() -> dict[str, str]:
     texts = (path.read_text() for path in sorted((CHECKOUT / "prefopt" / "methods").rglob("*.py")))
     found = (match for text in texts for match in CITED.finditer(" ".join(text.split())))
     return {match["id"]: match["paper"] for match in found}
-
-
-@cache
-def _tree(module: str) -> Any:
-    return ast.parse((CHECKOUT / (module.replace(".", "/") + ".py")).read_text())

@@ -10,10 +10,14 @@ from torch import Tensor, nn
 
 from prefopt.batch import Groups
 from prefopt.engine import laws
+from prefopt.engine.attention import NAME
 from prefopt.engine.head import logits
 from prefopt.engine.logps import last_states, pooled_states, token_collisions, token_logps
 from prefopt.engine.sampling import sample
 from prefopt.errors import PrefoptError
+
+UNUSED = frozenset({"_name_or_path", "transformers_version", "architectures", "dtype", "use_cache"})
+"""Keys of a transformers configuration that change no log-prob: dtypes are those of the weights themselves."""
 
 
 class CausalPolicy(nn.Module):
@@ -78,6 +82,12 @@ class CausalPolicy(nn.Module):
         kept beside, in `adapter/`."""
         exported(self.model, self.tokenizer, folder)
 
+    @property
+    def form(self) -> dict[str, Any]:
+        """The model's class and configuration, and by how much each adapter is scaled, which no weight says."""
+        layers = {name: module.scaling for name, module in self.model.named_modules() if hasattr(module, "lora_A")}
+        return {**_form(self.model), "scaling": {name: dict(scaling) for name, scaling in layers.items()}}
+
 
 class RewardModel(nn.Module):
     """A transformers sequence classifier with one label, read at the last token of prompt and response."""
@@ -139,12 +149,23 @@ class AdapterOff:
         with self.policy.model.disable_adapter():
             return self.policy.sample(prompts, n, generator)
 
+    @property
+    def form(self) -> dict[str, Any]:
+        return _form(self.policy.model)
+
     def state_dict(self) -> dict[str, Tensor]:
         """The weights that it is made of."""
         return {name: tensor for name, tensor in self.policy.state_dict().items() if "lora_" not in name}
 
     def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
         return self.policy.named_buffers()
+
+
+def _form(model: Any) -> dict[str, Any]:
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = {key: value for key, value in inner.config.to_dict().items() if key not in UNUSED}
+    attention = inner.config._attn_implementation.replace(NAME, "sdpa")  # which ours stands in for once it is used
+    return {"class": type(inner).__name__, "attention": attention, "config": config}
 
 
 def frozen_copy(policy: nn.Module) -> Any:

@@ -77,6 +77,10 @@ class ExactPolicy(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         save_file(dict(self.state_dict()), folder / "exact.safetensors")
 
+    @property
+    def form(self) -> dict[str, Any]:
+        return {"parameters": type(self.f).__name__}
+
 
 class ExactReward(nn.Module):
     """r(x, y) = f(x, y)."""

@@ -38,6 +38,11 @@ class Policy(Protocol):
         """Write what opens again by itself."""
         ...
 
+    @property
+    def form(self) -> dict[str, Any]:
+        """What its log-probs depend on beside its weights and buffers, as plain containers."""
+        ...
+
 
 class Model(Protocol):
     """A node of conf/model."""

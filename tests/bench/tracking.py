@@ -39,7 +39,7 @@ def measured(log_every: int, steps: int) -> tuple[list[float], list[float], floa
         if on:
             log(record, trainer, method, outputs, batch, index)
         elif last:
-            method.meter.sums, method.meter.counts, method.meter._steps = {}, {}, []
+            method.meter.clear()
         if last:
             if block >= WARM:
                 (logged if on else silent).append((time.process_time() - clock) / log_every)

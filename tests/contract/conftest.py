@@ -13,7 +13,7 @@ from torch import Tensor
 
 import prefopt.run
 from prefopt.batch import Prompts
-from prefopt.config import CONF, composed, plain
+from prefopt.config import CONF, composed, made, plain
 from prefopt.datasets.bandit import Bandit
 from prefopt.datasets.reviews import Reviews
 from prefopt.evaluation import figures
@@ -47,7 +47,7 @@ class Row:
     @property
     def method(self) -> Method:
         """A fresh method, not yet given its roles."""
-        return prefopt.run.made(plain(self.default)["method"])
+        return made(plain(self.default)["method"])
 
     @cached_property
     def world(self) -> tuple[str, ...]:

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 import prefopt.methods
 import prefopt.run
 from prefopt.batch import Demonstrations, Groups, Pairs, Prompts, Rated
-from prefopt.config import CONF, composed, plain
+from prefopt.config import CONF, STRUCTURE, composed, plain
 from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
 from prefopt.methods.pairwise.base import Pairwise
-from prefopt.run import STRUCTURE, food
+from prefopt.run import food
 
 HOOKS = {"collect", "loss", "finish", "act", "score", "weigh"}
 HELPERS = {"metrics"}

@@ -61,7 +61,13 @@ def test_no_weight_depends_on_the_truth(row: Any, lab: Any, monkeypatch: pytest.
 def test_micro_batches_train_as_the_whole_batch_does(row: Any, lab: Any) -> None:
     if row.method.coupled:  # refused, see test_contract
         return
-    plain_descent = ("optimizer._target_=torch.optim.SGD", "~optimizer.betas", "optimizer.lr=0.5", "rounds=1")
+    plain_descent = (
+        "optimizer._target_=torch.optim.SGD",
+        "~optimizer.betas",
+        "~optimizer.fused",
+        "optimizer.lr=0.5",
+        "rounds=1",
+    )
     needs = {role: need for role, need in row.default.method.needs.items() if role != "policy"}
     given = [f"+method.needs.{role}.micro_batch_size=null" for role, need in needs.items() if not isinstance(need, str)]
     whole, parts = (lab.run(row, *plain_descent, *given, f"micro_batch_size={size}") for size in ("null", "3"))

@@ -13,7 +13,7 @@ from prefopt.tracking.events import EVENTS, read
 SIZES = ("dataset.pairs=23", "dataset.test_pairs=16", "rounds=3", "batch_size=7", "tracking=none")
 """Batches of 8, 8 and 7: neither two nor three processes get equal parts of all of them."""
 COMMON = ("trainer.accelerator=cpu", "trainer.log_every=1", "evaluation.times=2", "evaluation.figures=false")
-DESCENT = ("optimizer._target_=torch.optim.SGD", "~optimizer.betas", "optimizer.lr=0.5")
+DESCENT = ("optimizer._target_=torch.optim.SGD", "~optimizer.betas", "~optimizer.fused", "optimizer.lr=0.5")
 """Adam divides a gradient by its size, and thereby makes the rounding of a small one large."""
 TEXT_SIZES = ("model.hidden_size=16", "model.layers=2", "model.heads=2", "model.vocabulary=300")
 TEXT = ("dataset=reviews", "dataset.demonstrations=23", "model=tiny", *TEXT_SIZES, "evaluation.prompts=4")

@@ -11,13 +11,12 @@ import yaml
 from hydra.utils import get_class
 
 from prefopt.batch import Pairs, Reasoned
-from prefopt.config import CONF, composed, plain
+from prefopt.config import CONF, composed, made, plain
 from prefopt.errors import PrefoptError
 from prefopt.methods import __main__ as command
 from prefopt.methods import catalogue
 from prefopt.methods.catalogue import entries, parts
 from prefopt.methods.influence import influence
-from prefopt.run import made
 
 
 def method(*overrides: str) -> Any:
