@@ -2,8 +2,8 @@
 
 import json
 import traceback
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from prefopt.evaluation import figures
 from prefopt.evaluation.subject import Subject
 from prefopt.evaluation.suite import Examination
 from prefopt.files import replace_text
-from prefopt.loop.fit import device_of, fit, schedule, steps_of
+from prefopt.loop.fit import Training, device_of, fit, schedule, steps_of
 from prefopt.loop.processes import check_processes
 from prefopt.loop.record import Unwritten
 from prefopt.loop.sharded import whole
@@ -63,6 +63,20 @@ def run(
     since: what failed at that time or later, this run or one that it needs, is not tried again.
     Raises PrefoptError where it is not the run that was planned: its data, or what it needs, have changed since.
     """
+    with begun(config, wait=wait, planned=planned, since=since) as (stored, training):
+        if training is not None:
+            fit(training)
+    return stored
+
+
+@contextmanager
+def begun(
+    config: DictConfig, *, wait: bool = False, planned: Planned | None = None, since: float | None = None
+) -> Iterator[tuple[store.Run, Training | None]]:
+    """A run but for its training, which is for the one who enters; None where it is done already.
+
+    Whatever that raises becomes the run's end, as does what is raised before and after it.
+    """
     parts = Parts(config)
     check(config, parts.method, parts.model, parts.dataset)
     check_processes(parts.settings["trainer"], parts.method, parts.model.world)
@@ -88,10 +102,11 @@ def run(
 
         if ranks.agreed(claim):
             say(f"{stored.name} is done already", "dim")
+            yield stored, None
         else:
-            _carried_out(config, parts, stored, planned, since)
+            with _carried_out(config, parts, stored, planned, since) as training:
+                yield stored, training
         ranks.meet()
-    return stored
 
 
 class Parts:
@@ -170,9 +185,10 @@ def made(node: Mapping[str, Any], **more: Any) -> Any:
         ) from error
 
 
+@contextmanager
 def _carried_out(
     config: DictConfig, parts: Parts, stored: store.Run, planned: Planned | None, since: float | None
-) -> None:
+) -> Iterator[Training]:
     folder, settings, first = stored.folder, parts.settings, ranks.first()
     if first:
         stored.mark("running", restarts=stored.status().get("restarts", -1) + 1)
@@ -213,7 +229,12 @@ def _carried_out(
         tracker.start(folder, stored.name, settings | {"data": facts["data"]}, shown, parent)
         stop.check_together()
         with undivided():
-            examination = trained(settings, parts, data, roles, needs, folder, stored.name)
+            training, examination = prepared(settings, parts, data, roles, needs, folder)
+            try:
+                yield training
+            finally:
+                training.events.close()
+            parts.method.to(parts.device)
         stop.check_together()
         with undivided(), precision(settings, parts.device):
             measured = examination.after()
@@ -269,16 +290,15 @@ def food(method: Method, data: Data) -> Table:
     return replace(pairs, kind=Prompts, columns={})
 
 
-def trained(
+def prepared(
     settings: Mapping[str, Any],
     parts: Parts,
     data: Data,
     roles: dict[str, Any],
     needs: Mapping[str, Any],
     folder: Path,
-    name: str,
-) -> Examination:
-    """The method, trained, ready to be measured."""
+) -> tuple[Training, Examination]:
+    """The method, ready to be trained, and the examination that it faces then."""
     method, device = parts.method, parts.device
     if needs.get("reference") == "cached":
         data = referenced(data, roles["start"], settings, device)
@@ -300,25 +320,20 @@ def trained(
     if "reference" in method.roles:
         with precision(settings, device):
             agree(method.to(device), data.train.pairs, settings["trainer"]["precision"])
-    events = EventFile(folder / EVENTS) if ranks.first() else Unwritten()
-    try:
-        fit(
-            method,
-            table,
-            folder,
-            rounds=rounds,
-            batch_size=batch_size,
-            seed=settings["seed"],
-            trainer=settings["trainer"],
-            events=events,
-            measure=examination.during,
-            times=suite.times,
-            description=name,
-        )
-    finally:
-        events.close()
-    method.to(device)
-    return examination
+    training = Training(
+        method,
+        table,
+        parts.model.world,
+        folder,
+        rounds=rounds,
+        batch_size=batch_size,
+        seed=settings["seed"],
+        trainer=settings["trainer"],
+        events=EventFile(folder / EVENTS) if ranks.first() else Unwritten(),
+        measure=examination.during,
+        times=suite.times,
+    )
+    return training, examination
 
 
 def precision(settings: Mapping[str, Any], device: torch.device) -> AbstractContextManager[Any]:
