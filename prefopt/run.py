@@ -2,7 +2,7 @@
 
 import json
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from prefopt.loop.fit import Training, device_of, fit, schedule, steps_of
 from prefopt.loop.processes import check_processes
 from prefopt.loop.record import Unwritten
 from prefopt.loop.sharded import whole
+from prefopt.loop.stack import fit_together
 from prefopt.methods.base import Method
 from prefopt.noise.base import Recorded
 from prefopt.progress import say
@@ -67,6 +68,58 @@ def run(
         if training is not None:
             fit(training)
     return stored
+
+
+def run_together(
+    cells: Sequence[tuple[DictConfig, Planned | None]], *, since: float | None = None
+) -> list[Exception | None]:
+    """The runs of these configurations, trained as one as far as they are alike; what each would have raised alone,
+    None where nothing.
+
+    Each is claimed, measured and recorded as if it were alone. Runs that need others come after those that do not, for
+    what they need may be among them.
+    """
+    ends: list[Exception | None] = [None] * len(cells)
+    depths = [_depth(config) for config, _ in cells]
+    with stop.heeded():
+        for depth in sorted(set(depths)):
+            _trained_together([k for k, d in enumerate(depths) if d == depth], cells, since, ends)
+    return ends
+
+
+def _trained_together(
+    members: Sequence[int],
+    cells: Sequence[tuple[DictConfig, Planned | None]],
+    since: float | None,
+    ends: list[Exception | None],
+) -> None:
+    """Carry out these of the cells, and write their ends."""
+    entered: list[tuple[int, ExitStack, Training]] = []
+    for k in members:
+        config, planned = cells[k]
+        with ExitStack() as rest:
+            try:
+                stop.check()
+                _, training = rest.enter_context(begun(config, planned=planned, since=since))
+            except Exception as error:
+                ends[k] = error
+            else:
+                if training is not None:
+                    entered.append((k, rest.pop_all(), training))
+    trained = fit_together([training for *_, training in entered])
+    for (k, rest, _), end in zip(entered, trained, strict=True):
+        try:
+            with rest:
+                if end is not None:
+                    raise end
+        except Exception as error:
+            ends[k] = error
+
+
+def _depth(config: DictConfig) -> int:
+    """How many runs stand behind this one, each needed by the next."""
+    needs = [need for need in config.method.needs.values() if isinstance(need, DictConfig)]
+    return max((1 + _depth(needed(config, need)) for need in needs), default=0)
 
 
 @contextmanager
