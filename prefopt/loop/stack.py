@@ -107,6 +107,9 @@ class Share(nn.Module):
 class Stack:
     """K runs that are alike, ready to take their steps together. Raises Apart where their loss cannot be traced so."""
 
+    totals: Tensor
+    seen: list[Tensor]
+
     def __init__(self, trainings: Sequence[Training]) -> None:
         self.trainings = trainings
         self.device = device_of(trainings[0].trainer["accelerator"])
@@ -247,8 +250,7 @@ class Stack:
         self._forget()
 
     def _forget(self) -> None:
-        self.totals: Tensor = self._each_run(0.0)
-        self.seen: list[Tensor] = []
+        self.totals, self.seen = self._each_run(0.0), []
 
     def _measure(self, step: int) -> None:
         def measure(k: int) -> None:
