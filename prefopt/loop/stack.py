@@ -132,6 +132,7 @@ class Stack:
             for name, value in vars(wholes[0]).items()
             if isinstance(value, Tensor) and value.ndim
         }
+        self.unread: Tensors = {}
         self.step = self._traced()
         self.ends: list[Exception | None] = [None] * len(trainings)
         self._forget()
@@ -146,7 +147,8 @@ class Stack:
             for round in range(first.rounds):
                 plans, given = self._round(round)
                 for batch in range(len(plans[0])):
-                    self._take({name: values[batch] for name, values in given.items()}, self.rates[step])
+                    read = {name: values[batch] for name, values in given.items()}
+                    self._take(self.unread | read, self.rates[step])
                     step += 1
                     if step % every == 0 or batch + 1 == len(plans[0]):
                         self._record(step, [plan[: batch + 1] for plan in plans])
@@ -164,7 +166,7 @@ class Stack:
         return torch.tensor(values, dtype=torch.float64, device=self.device)
 
     def _round(self, round: int) -> tuple[list[list[np.ndarray]], Tensors]:
-        """Each run's plan of a round, and the batches themselves: [steps, K, B, ...]."""
+        """Each run's plan of a round, and what the loss reads of its batches: [steps, K, B, ...]."""
         plans = [
             Loader(
                 training.data,
@@ -178,8 +180,9 @@ class Stack:
         ]
         rows = torch.from_numpy(np.array(plans)).transpose(0, 1).to(self.device)
         runs = torch.arange(len(plans), device=self.device)[:, None]
-        given = {name: values[runs, rows] for name, values in self.columns.items()}
-        given["mean_length"] = given["length"].double().mean((-2, -1)).float()
+        given = {name: values[runs, rows] for name, values in self.columns.items() if name not in self.unread}
+        if "mean_length" not in self.unread:
+            given["mean_length"] = given["length"].double().mean((-2, -1)).float()
         return plans, given
 
     @torch.no_grad()
@@ -217,6 +220,8 @@ class Stack:
             raise Apart("its loss counts for itself")
         step.graph.eliminate_dead_code()
         step.recompile()
+        inputs = [node for node in step.graph.nodes if node.op == "placeholder"][-len(example) :]
+        self.unread = {name: example[name] for name, node in zip(example, inputs, strict=True) if not node.users}
         return step
 
     def _take(self, batch: Tensors, rate: Tensor) -> None:
