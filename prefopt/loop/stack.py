@@ -128,7 +128,7 @@ class Stack:
         wholes = [training.data.batch(np.arange(len(training.data))) for training in trainings]
         self.kind = type(wholes[0])
         self.columns = {
-            name: torch.stack([getattr(whole, name) for whole in wholes]).to(self.device)
+            name: torch.cat([getattr(whole, name) for whole in wholes]).to(self.device)
             for name, value in vars(wholes[0]).items()
             if isinstance(value, Tensor) and value.ndim
         }
@@ -178,11 +178,16 @@ class Stack:
             ).plan
             for training in self.trainings
         ]
-        rows = torch.from_numpy(np.array(plans)).transpose(0, 1).to(self.device)
-        runs = torch.arange(len(plans), device=self.device)[:, None]
-        given = {name: values[runs, rows] for name, values in self.columns.items() if name not in self.unread}
+        first_rows = len(self.trainings[0].data) * np.arange(len(plans))
+        rows = torch.from_numpy(np.array(plans) + first_rows[:, None, None]).transpose(0, 1).to(self.device)
+
+        def batched(name: str) -> Tensor:
+            taken = self.columns[name].index_select(0, rows.flatten())
+            return taken.view(*rows.shape, *taken.shape[1:])
+
+        given = {name: batched(name) for name in self.columns if name not in self.unread}
         if "mean_length" not in self.unread:
-            given["mean_length"] = given["length"].double().mean((-2, -1)).float()
+            given["mean_length"] = batched("length").double().mean((-2, -1)).float()
         return plans, given
 
     @torch.no_grad()

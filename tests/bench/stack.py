@@ -5,11 +5,6 @@ steps are what training costs but for the evaluations on its way; the whole is a
 configuration, without figures and without MLflow. Intervals are of the mean ratio, by bootstrap over runs and stacks.
 """
 
-import os
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 METHODS = ("dpo", "rdpo", "cdpo", "ipo")
