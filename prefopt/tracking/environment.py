@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,12 @@ PACKAGES = (
 )
 
 
+@cache
 def environment() -> dict[str, Any]:
-    """Versions, machine, device, SLURM job and git state; None where there is none. Imports nothing heavy."""
+    """Versions, machine, device, SLURM job and git state; None where there is none. Imports nothing heavy.
+
+    Of this process as it was when first asked: its code does not change with the files.
+    """
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
