@@ -246,6 +246,7 @@ class Stack:
         """Write every run's means since the last time, or end it where one is not finite."""
         seen, taken = torch.stack(self.seen, 1).tolist(), len(self.seen)
         totals, rates = self.totals.tolist(), self.rates[step].tolist()
+        remembering = bool(self.shares[0].remembered())
 
         def record(k: int) -> None:
             training = self.trainings[k]
@@ -255,6 +256,10 @@ class Stack:
                 for (name, count), total in zip(self.counts.items(), totals[k], strict=True)
             }
             training.events.write(step, means | {"lr": rates[k]})
+            if remembering:
+                self._settle(k)
+                for memory in self.shares[k].memories:
+                    memory.tell()
 
         self._for_each(record)
         self._forget()

@@ -130,6 +130,7 @@ STACKED = {
     "dpo_pro": ("dpo_pro", "model=log_linear", SEEDS),
     "forward_dpo": ("forward_dpo", "model=log_linear", SEEDS),
     "group_dpo": ("group_dpo", "model=log_linear", [("method.robust.step=0.5",), ("seed=1",)]),
+    "lcpo": ("lcpo", "model=log_linear", [("method.robust.reliability=0.8",), ("seed=1", "noise=annotators")]),
     "simpo": ("simpo", "model=tabular", [("method.objective.gamma=0.1",), ("seed=1",)]),
     "kto": ("kto", "model=log_linear", BETAS),
     "bradley_terry": ("bradley_terry", "model=log_linear", SEEDS),
