@@ -40,6 +40,8 @@ from prefopt.tracking.environment import environment
 from prefopt.tracking.events import EVENTS, EventFile, read
 from prefopt.tracking.mlflow import NoTracker
 
+AT_ONCE = 128
+"""Runs at most that are open at a time: each holds its lock and its event file, and a process may hold about 1000."""
 STRUCTURE = frozenset({"needs", "start", "recipe"})
 """Keys of a config node that are about runs, not arguments of its class."""
 
@@ -83,7 +85,9 @@ def run_together(
     depths = [_depth(config) for config, _ in cells]
     with stop.heeded():
         for depth in sorted(set(depths)):
-            _trained_together([k for k, d in enumerate(depths) if d == depth], cells, since, ends)
+            members = [k for k, d in enumerate(depths) if d == depth]
+            for start in range(0, len(members), AT_ONCE):
+                _trained_together(members[start : start + AT_ONCE], cells, since, ends)
     return ends
 
 

@@ -44,7 +44,7 @@ def fit_together(trainings: Sequence[Training]) -> list[Exception | None]:
             except Apart as reason:
                 log.debug("%s and %d more do not train as one: %s", together[0].folder.name, len(members) - 1, reason)
             else:
-                ends |= zip(members, stack.fit(), strict=True)
+                ends |= zip(members, _fitted(stack), strict=True)
     return [ends[k] if k in ends else _alone(training) for k, training in enumerate(trainings)]
 
 
@@ -65,6 +65,13 @@ def _groups(
         except Apart as reason:
             log.debug("%s trains alone: %s", trainings[k].folder.name, reason)
     return [group for group in found.values() if len(group) > 1]
+
+
+def _fitted(stack: "Stack") -> list[Exception | None]:
+    try:
+        return stack.fit()
+    except Exception as error:
+        return [end or error for end in stack.ends]
 
 
 def _alone(training: Training) -> Exception | None:

@@ -20,8 +20,8 @@ SWEEPS = {
 }
 """64 cells each: method, seed, flip rate."""
 STACKS = (("one method", 1), ("one method", 4), ("one method", 16), ("one method", 64), ("four methods", 64))
-TURNS, ROUNDS = 4, (10, 30)
-"""Rounds of 16 steps."""
+TURNS, AT_A_TURN, ROUNDS = 3, 4, (10, 30)
+"""Of single cells of a sweep there are so many at a turn. Rounds are of 16 steps; small stacks have the few alone."""
 
 Cells = Sequence[tuple[str, int, float]]
 
@@ -117,23 +117,29 @@ def main() -> None:
         for turn in progress.track(range(TURNS), description="stacks and cells in turn"):
             for rounds in ROUNDS:
                 for sweep, count in STACKS:
-                    cost = clocks.together(SWEEPS[sweep][:count], rounds)
-                    stacks.setdefault((sweep, count, rounds), []).append(cost)
+                    if count == 64 or rounds == ROUNDS[0]:
+                        cost = clocks.together(SWEEPS[sweep][:count], rounds)
+                        stacks.setdefault((sweep, count, rounds), []).append(cost)
                 for sweep, cells in SWEEPS.items():
-                    costs = [clocks.alone(cell, rounds) for cell in cells[turn :: len(cells) // 8]]
+                    costs = [clocks.alone(cell, rounds) for cell in cells[5 * turn :: 64 // AT_A_TURN][:AT_A_TURN]]
                     alone.setdefault((sweep, rounds), []).extend(costs)
     table = Table("cells", "", "one after the other, CPU s", "as one", "times as fast", "90 % interval")
     for sweep, count in STACKS:
-        short, long = (
-            (count * resampled(alone[sweep, rounds]), resampled(stacks[sweep, count, rounds])) for rounds in ROUNDS
-        )
-        step = [(b - a)[:, 0] / (16 * (ROUNDS[1] - ROUNDS[0])) for a, b in zip(short, long, strict=True)]
-        rows = {"a step": step, "training": [x[:, 0] for x in short], "the whole": [x[:, 1] for x in short]}
+        means = {
+            rounds: (count * resampled(alone[sweep, rounds]), resampled(stacks[sweep, count, rounds]))
+            for rounds in ROUNDS
+            if (sweep, count, rounds) in stacks
+        }
+        short = means[ROUNDS[0]]
+        rows = {"training": [x[:, 0] for x in short], "the whole": [x[:, 1] for x in short]}
+        if ROUNDS[1] in means:
+            more = 16 * (ROUNDS[1] - ROUNDS[0])
+            rows["a step"] = [(b - a)[:, 0] / more for a, b in zip(short, means[ROUNDS[1]], strict=True)]
         for name, (apart, together) in rows.items():
             ratio = apart / together
             low, high = np.quantile(ratio[1:], (0.05, 0.95))
             table.add_row(
-                f"{count}, {sweep}" if name == "a step" else "",
+                f"{count}, {sweep}" if name == "training" else "",
                 name,
                 f"{apart[0]:.4f}",
                 f"{together[0]:.4f}",
