@@ -37,6 +37,7 @@ ui: setup ## MLflow's interface, on this machine only
 bench: setup ## what a user waits for
 	$(BIN)/python tests/bench/startup.py
 	$(BIN)/python tests/bench/tracking.py
+	$(BIN)/python tests/bench/stack.py
 
 slurm-up: ## a real SLURM of two nodes on this machine, to try out and for the cluster tests
 	@launchers/slurm/up

@@ -178,5 +178,6 @@ class Rated(Groups):
 
 def chosen_rejected(values: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """What belongs to the recorded winner and to the loser: [B, 2, ...] and [B] to two [B, ...]."""
-    rows = torch.arange(len(label), device=label.device)
-    return values[rows, label], values[rows, 1 - label]
+    first, second = values.unbind(1)
+    first_won = (label == 0).view(-1, *[1] * (first.ndim - 1))
+    return torch.where(first_won, first, second), torch.where(first_won, second, first)

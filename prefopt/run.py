@@ -2,8 +2,8 @@
 
 import json
 import traceback
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,10 +27,11 @@ from prefopt.evaluation.subject import Subject
 from prefopt.evaluation.suite import Examination
 from prefopt.files import replace_text
 from prefopt.foresee import foresee
-from prefopt.loop.fit import device_of, fit, schedule, steps_of
+from prefopt.loop.fit import Training, device_of, fit, schedule, steps_of
 from prefopt.loop.processes import check_processes
 from prefopt.loop.record import Unwritten
 from prefopt.loop.sharded import whole
+from prefopt.loop.stack import fit_together
 from prefopt.methods.base import Method
 from prefopt.noise.base import Recorded
 from prefopt.progress import say
@@ -38,6 +39,9 @@ from prefopt.table import Table
 from prefopt.tracking.environment import environment
 from prefopt.tracking.events import EVENTS, EventFile, read
 from prefopt.tracking.mlflow import NoTracker
+
+AT_ONCE = 128
+"""Runs at most that are open at a time: each holds its lock and its event file, and a process may hold about 1000."""
 
 
 class Planned(NamedTuple):
@@ -59,6 +63,74 @@ def run(
     wait: wait for another process that works on it, instead of an error.
     since: what failed at that time or later, this run or one that it needs, is not tried again.
     Raises PrefoptError where it is not the run that was planned: its data, or what it needs, have changed since.
+    """
+    with begun(config, wait=wait, planned=planned, since=since) as (stored, training):
+        if training is not None:
+            fit(training)
+    return stored
+
+
+def run_together(
+    cells: Sequence[tuple[DictConfig, Planned | None]], *, since: float | None = None
+) -> list[Exception | None]:
+    """The runs of these configurations, trained as one as far as they are alike; what each would have raised alone,
+    None where nothing.
+
+    Each is claimed, measured and recorded as if it were alone. Runs that need others come after those that do not, for
+    what they need may be among them.
+    """
+    ends: list[Exception | None] = [None] * len(cells)
+    depths = [_depth(config) for config, _ in cells]
+    with stop.heeded():
+        for depth in sorted(set(depths)):
+            members = [k for k, d in enumerate(depths) if d == depth]
+            for start in range(0, len(members), AT_ONCE):
+                _trained_together(members[start : start + AT_ONCE], cells, since, ends)
+    return ends
+
+
+def _trained_together(
+    members: Sequence[int],
+    cells: Sequence[tuple[DictConfig, Planned | None]],
+    since: float | None,
+    ends: list[Exception | None],
+) -> None:
+    """Carry out these of the cells, and write their ends."""
+    entered: list[tuple[int, ExitStack, Training]] = []
+    for k in members:
+        config, planned = cells[k]
+        with ExitStack() as rest:
+            try:
+                stop.check()
+                _, training = rest.enter_context(begun(config, planned=planned, since=since))
+            except Exception as error:
+                ends[k] = error
+            else:
+                if training is not None:
+                    entered.append((k, rest.pop_all(), training))
+    trained = fit_together([training for *_, training in entered])
+    for (k, rest, _), end in zip(entered, trained, strict=True):
+        try:
+            with rest:
+                if end is not None:
+                    raise end
+        except Exception as error:
+            ends[k] = error
+
+
+def _depth(config: DictConfig) -> int:
+    """How many runs stand behind this one, each needed by the next."""
+    needs = [need for need in config.method.needs.values() if isinstance(need, DictConfig)]
+    return max((1 + _depth(needed(config, need)) for need in needs), default=0)
+
+
+@contextmanager
+def begun(
+    config: DictConfig, *, wait: bool = False, planned: Planned | None = None, since: float | None = None
+) -> Iterator[tuple[store.Run, Training | None]]:
+    """A run but for its training, which is for the one who enters; None where it is done already.
+
+    Whatever that raises becomes the run's end, as does what is raised before and after it.
     """
     parts = Parts(config)
     check(config, parts.method, parts.model, parts.dataset)
@@ -85,10 +157,11 @@ def run(
 
         if ranks.agreed(claim):
             say(f"{stored.name} is done already", "dim")
+            yield stored, None
         else:
-            _carried_out(config, parts, stored, planned, since)
+            with _carried_out(config, parts, stored, planned, since) as training:
+                yield stored, training
         ranks.meet()
-    return stored
 
 
 class Parts:
@@ -150,9 +223,10 @@ def _trained_how(config: DictConfig) -> dict[str, Any]:
     return {**settings, "needs": described(config)}
 
 
+@contextmanager
 def _carried_out(
     config: DictConfig, parts: Parts, stored: store.Run, planned: Planned | None, since: float | None
-) -> None:
+) -> Iterator[Training]:
     folder, settings, first = stored.folder, parts.settings, ranks.first()
     if first:
         stored.mark("running", restarts=stored.status().get("restarts", -1) + 1)
@@ -193,7 +267,12 @@ def _carried_out(
         tracker.start(folder, stored.name, settings | {"data": facts["data"]}, shown, parent)
         stop.check_together()
         with undivided():
-            examination = trained(settings, parts, data, roles, needs, folder, stored.name)
+            training, examination = prepared(settings, parts, data, roles, needs, folder)
+            try:
+                yield training
+            finally:
+                training.events.close()
+            parts.method.to(parts.device)
         stop.check_together()
         with undivided(), precision(settings, parts.device):
             measured = examination.after()
@@ -249,16 +328,15 @@ def food(method: Method, data: Data) -> Table:
     return replace(pairs, kind=Prompts, columns={})
 
 
-def trained(
+def prepared(
     settings: Mapping[str, Any],
     parts: Parts,
     data: Data,
     roles: dict[str, Any],
     needs: Mapping[str, Any],
     folder: Path,
-    name: str,
-) -> Examination:
-    """The method, trained, ready to be measured."""
+) -> tuple[Training, Examination]:
+    """The method, ready to be trained, and the examination that it faces then."""
     method, device = parts.method, parts.device
     if needs.get("reference") == "cached":
         data = referenced(data, roles["start"], settings, device)
@@ -280,25 +358,20 @@ def trained(
     if "reference" in method.roles:
         with precision(settings, device):
             agree(method.to(device), data.train.pairs, settings["trainer"]["precision"])
-    events = EventFile(folder / EVENTS) if ranks.first() else Unwritten()
-    try:
-        fit(
-            method,
-            table,
-            folder,
-            rounds=rounds,
-            batch_size=batch_size,
-            seed=settings["seed"],
-            trainer=settings["trainer"],
-            events=events,
-            measure=examination.during,
-            times=suite.times,
-            description=name,
-        )
-    finally:
-        events.close()
-    method.to(device)
-    return examination
+    training = Training(
+        method,
+        table,
+        parts.model.world,
+        folder,
+        rounds=rounds,
+        batch_size=batch_size,
+        seed=settings["seed"],
+        trainer=settings["trainer"],
+        events=EventFile(folder / EVENTS) if ranks.first() else Unwritten(),
+        measure=examination.during,
+        times=suite.times,
+    )
+    return training, examination
 
 
 def precision(settings: Mapping[str, Any], device: torch.device) -> AbstractContextManager[Any]:

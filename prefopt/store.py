@@ -119,7 +119,7 @@ class Run:
             try:
                 yield
             finally:
-                _claims.pop()
+                _claims.remove(self)
 
     def _holder(self, waiting: Callable[[str], None] | None) -> None:
         status = self.status()

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class Ragged:
         )
         return cls(values, np.concatenate([[0], np.cumsum(lengths)]))
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
@@ -83,7 +84,7 @@ class Table:
     def n(self) -> int:
         return len(self.response.lengths) // max(len(self), 1)
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """[N] tokens of the prompt and the longest response."""
         responses = self.response.lengths.reshape(len(self), -1)

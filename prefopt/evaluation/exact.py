@@ -34,25 +34,26 @@ def enumerated(world: Any, policy: Tensor, *, beta: float | None) -> Figures:
 
 
 @torch.no_grad()
-def parameter_error(world: Any, theta: Tensor, *, rate: float | None, pairs: int) -> Figures:
-    """|theta^ - theta*| of a log-linear reward, in units of the label's log-odds, and what theory expects of it.
+def parameter_error(world: Any, theta: Tensor) -> float:
+    """|theta^ - theta*| of a log-linear reward, in units of the label's log-odds.
 
     theta: [d], the implied reward is <theta, phi>; theta* is the gold parameter over the labels' temperature.
-    rate: of flips that are all alike; where it is None, theta/expected is left out. That is the root of
-    trace(H^-1 V H^-1) / pairs, the unbiased estimator's asymptotic squared error, with
+    """
+    return float((theta.cpu() - world.theta / world.temperature).norm())
+
+
+def expected_error(world: Any, *, rate: float, pairs: int) -> float:
+    """What theory expects of it: the root of trace(H^-1 V H^-1) / pairs, the unbiased estimator's asymptotic squared
+    error. rate: of flips that are all alike.
 
         H = E[ p(1-p) x x^T ],   V = E[ q(1-q) / (1-2e)^2 x x^T ],   q = (1-2e) p + e,   x = phi(x, y) - phi(x, y')
     """
-    theta, truth = theta.cpu(), world.theta / world.temperature
-    figures = {"theta/error": float((theta - truth).norm())}
-    if rate is not None and rate < 0.5:
-        phi = world.features
-        x = (phi[:, :, None] - phi[:, None, :]).reshape(-1, phi.shape[-1])
-        x = x[x.abs().sum(-1) > 0]
-        p = (x @ truth).sigmoid()
-        q = (1 - 2 * rate) * p + rate
-        H = (p * (1 - p))[:, None, None] * x[:, :, None] * x[:, None, :]
-        V = (q * (1 - q))[:, None, None] / (1 - 2 * rate) ** 2 * x[:, :, None] * x[:, None, :]
-        inverse = H.mean(0).inverse()
-        figures["theta/expected"] = float((torch.trace(inverse @ V.mean(0) @ inverse) / pairs).sqrt())
-    return figures
+    phi = world.features
+    x = (phi[:, :, None] - phi[:, None, :]).reshape(-1, phi.shape[-1])
+    x = x[x.abs().sum(-1) > 0]
+    p = (x @ (world.theta / world.temperature)).sigmoid()
+    q = (1 - 2 * rate) * p + rate
+    H = (p * (1 - p))[:, None, None] * x[:, :, None] * x[:, None, :]
+    V = (q * (1 - q))[:, None, None] / (1 - 2 * rate) ** 2 * x[:, :, None] * x[:, None, :]
+    inverse = H.mean(0).inverse()
+    return float((torch.trace(inverse @ V.mean(0) @ inverse) / pairs).sqrt())

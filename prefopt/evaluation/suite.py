@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prefopt.datasets.data import Data, Split
 from prefopt.errors import PrefoptError
-from prefopt.evaluation.exact import enumerated, parameter_error
+from prefopt.evaluation.exact import enumerated, expected_error, parameter_error
 from prefopt.evaluation.game import played
 from prefopt.evaluation.gold import Answers, answered, compared, distinct_prompts, samples
 from prefopt.evaluation.own import View
@@ -70,6 +70,12 @@ class Examination:
         return distinct_prompts(self.data, self.suite.prompts)
 
     @cached_property
+    def expected(self) -> float:
+        """theta/expected, where flips are all alike."""
+        assert self.rate is not None
+        return expected_error(self.data.world, rate=self.rate, pairs=len(self.data.train.pairs))
+
+    @cached_property
     def start_answers(self) -> Answers:
         assert self.subject.start is not None
         return self._answered(self.subject.start.sample)
@@ -93,8 +99,9 @@ class Examination:
         subject, data = self.subject, self.data
         figures: Figures = {}
         if subject.theta is not None and hasattr(data.world, "theta"):
-            scale, pairs = subject.theta_scale, len(data.train.pairs)
-            figures |= parameter_error(data.world, scale * subject.theta.detach(), rate=self.rate, pairs=pairs)
+            figures["theta/error"] = parameter_error(data.world, subject.theta_scale * subject.theta.detach())
+            if self.rate is not None and self.rate < 0.5:
+                figures["theta/expected"] = self.expected
         if subject.policy is not None and hasattr(subject.policy, "table"):
             measured = played if hasattr(data.world, "preferences") else enumerated
             figures |= measured(data.world, subject.policy.table(), beta=subject.beta)

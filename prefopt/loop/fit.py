@@ -4,6 +4,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,34 +69,50 @@ def schedule(steps: int, *, warmup: float, decay: str) -> Callable[[int], float]
     return factor
 
 
-def fit(
-    method: Method,
-    data: Table,
-    folder: Path,
-    *,
-    rounds: int,
-    batch_size: int,
-    seed: int,
-    trainer: Mapping[str, Any],
-    events: EventFile | Unwritten,
-    measure: Callable[[], dict[str, float]],
-    times: int,
-    description: str,
-) -> None:
-    """Train `method` on `data`, from the newest sound checkpoint in `folder` where there is one."""
+@dataclass(frozen=True)
+class Training:
+    """A method that is ready to be trained, and how.
+
+    world: `text` or `exact`. trainer: that node of the configuration. measure: called `times` - 1 times on the way, for
+    figures that go to `events`. drawn: torch's random state, for others may draw before this is trained.
+    """
+
+    method: Method
+    data: Table
+    world: str
+    folder: Path
+    rounds: int
+    batch_size: int
+    seed: int
+    trainer: Mapping[str, Any]
+    events: EventFile | Unwritten
+    measure: Callable[[], dict[str, float]]
+    times: int
+    drawn: torch.Tensor = field(default_factory=torch.get_rng_state)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return steps_of(self.method, self.data, rounds=self.rounds, batch_size=self.batch_size)
+
+
+def fit(training: Training) -> None:
+    """Train a method, from the newest sound checkpoint in the run's folder where there is one."""
+    method, data, folder, trainer = training.method, training.data, training.folder, training.trainer
+    torch.set_rng_state(training.drawn)
     if not method.trains:
-        for round in range(rounds):
+        for round in range(training.rounds):
             method.collect(data, round)
             method.finish(round)
         return
-    steps = steps_of(method, data, rounds=rounds, batch_size=batch_size)
+    steps = training.steps
     checkpoint = ranks.agreed(lambda: newest_sound(folder / "checkpoints"))
     if checkpoint is not None:
         say(f"going on from {checkpoint}", "dim")
     callbacks: list[L.Callback] = [
-        Record(events, folder, every=trainer["log_every"]),
-        Evaluate(measure, events, times=times, steps=steps),
-        Bar(description, steps),
+        Record(training.events, folder, every=trainer["log_every"]),
+        Evaluate(training.measure, training.events, times=training.times, steps=steps),
+        Bar(folder.name, steps),
         Checkpoints(folder / "checkpoints", every_s=trainer["checkpoint_every_s"]),
     ]
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -108,7 +125,7 @@ def fit(
             devices=trainer["devices"],
             num_nodes=trainer["num_nodes"],
             precision=trainer["precision"],
-            max_epochs=rounds,
+            max_epochs=training.rounds,
             reload_dataloaders_every_n_epochs=1,
             callbacks=callbacks,
             plugins=[WholeFiles(), Started()],
@@ -118,5 +135,5 @@ def fit(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-        source = Rounds(method, data, batch_size=batch_size, seed=seed)
+        source = Rounds(method, data, batch_size=training.batch_size, seed=training.seed)
         loop.fit(method, datamodule=source, ckpt_path=checkpoint)

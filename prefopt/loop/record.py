@@ -1,11 +1,12 @@
 """What a run writes down while it trains: metrics every so many steps, evaluations at set steps, and what broke it."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from prefopt.errors import Diverged
 from prefopt.loop.rounds import Rounds
 from prefopt.methods.base import Method
 from prefopt.progress import bar
+from prefopt.table import Table
 from prefopt.tracking.events import EventFile
 
 
@@ -57,30 +59,42 @@ class Record(L.Callback):
             self.events.write(trainer.global_step, means)
 
     def check(self, trainer: L.Trainer, method: Method) -> None:
-        """Raise Diverged, after saving the batch that did it, where a loss or gradient since the last reading is not
-        finite."""
-        steps = method.meter.steps()
-        bad = next((i for i, step in enumerate(steps) if not all(map(math.isfinite, step))), None)
-        if bad is None:
-            return
-        loss, norm = steps[bad]
         rounds: Any = trainer.datamodule
         assert isinstance(rounds, Rounds)
         loader = rounds.loader
-        batch = loader.table.batch(loader.plan[loader.given - len(steps) + bad])
-        path = self.folder / "bad_batch.safetensors"
-        if ranks.first():
-            save_file({k: v.contiguous() for k, v in vars(batch).items() if isinstance(v, Tensor)}, path)
-        what = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
-        raise Diverged(
-            f"{what} at step {trainer.global_step - len(steps) + bad + 1}; the batch that did it is {path} "
-            f"(examples {', '.join(map(str, loader.table.ids[batch.index.numpy()][:4]))} ...)",
-            "lower optimizer.lr or clip, or look at these examples; the last good checkpoint is kept",
-        )
+        check(method.meter.steps(), trainer.global_step, loader.table, loader.plan[: loader.given], self.folder)
+
+
+def check(
+    seen: Sequence[tuple[float, float]], step: int, table: Table, given: Sequence[np.ndarray], folder: Path
+) -> None:
+    """Raise Diverged, after saving the batch that did it, where a loss or gradient is not finite.
+
+    seen: loss and gradient norm of the newest steps, of which `step` is the last. given: rows of this round's batches.
+    """
+    bad = next((i for i, numbers in enumerate(seen) if not all(map(math.isfinite, numbers))), None)
+    if bad is None:
+        return
+    loss, norm = seen[bad]
+    batch = table.batch(given[len(given) - len(seen) + bad])
+    path = folder / "bad_batch.safetensors"
+    if ranks.first():
+        save_file({k: v.contiguous() for k, v in vars(batch).items() if isinstance(v, Tensor)}, path)
+    what = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+    raise Diverged(
+        f"{what} at step {step - len(seen) + bad + 1}; the batch that did it is {path} "
+        f"(examples {', '.join(map(str, table.ids[batch.index.numpy()][:4]))} ...)",
+        "lower optimizer.lr or clip, or look at these examples; the last good checkpoint is kept",
+    )
+
+
+def evaluations(steps: int, times: int) -> set[int]:
+    """The steps that divide a run into `times` parts, the end excepted."""
+    return {round(steps * k / times) for k in range(1, times)} - {0, steps}
 
 
 class Evaluate(L.Callback):
-    """Calls `measure` at the steps that divide the run into `times` parts, the end excepted, and writes its figures.
+    """Calls `measure` at the run's `evaluations`, and writes its figures.
 
     Every process measures the same: none waits for another, and sharded weights are whole only where all take part.
     """
@@ -89,7 +103,7 @@ class Evaluate(L.Callback):
         self, measure: Callable[[], dict[str, float]], events: EventFile | Unwritten, *, times: int, steps: int
     ) -> None:
         self.measure, self.events = measure, events
-        self.at = {round(steps * k / times) for k in range(1, times)} - {0, steps}
+        self.at = evaluations(steps, times)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step in self.at:

@@ -159,6 +159,7 @@ class Method(L.LightningModule):
         optimizer.step(closure)
         for memory in self._memories:
             memory.learn()
+            memory.tell()
         self.meter.step(seen[0])
         scheduler: Any = self.lr_schedulers()
         scheduler.step()
@@ -228,6 +229,16 @@ class Meter:
         self._sums[group] = self._sums[group] + total if group in self._sums else total
         self._counts[group] = self._counts.get(group, 0) + size
 
+    @property
+    def named(self) -> list[tuple[str, int]]:
+        """Every metric, and over how many values its sum is."""
+        return [(name, self._counts[group]) for group in self._sums for name in group]
+
+    @property
+    def totals(self) -> Tensor:
+        """[metrics] the sums, in the order of `named`."""
+        return torch.cat(list(self._sums.values()))
+
     def step(self, seen: Tensor) -> None:
         """seen: [2] the step's loss and gradient norm."""
         self._steps.append(seen)
@@ -240,8 +251,7 @@ class Meter:
         """The means since the last reading; one synchronisation."""
         if not self._sums:
             return {}
-        values = torch.cat(list(self._sums.values())).tolist()
-        names = [(name, self._counts[group]) for group in self._sums for name in group]
+        values, names = self.totals.tolist(), self.named
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
         for (name, count), value in (

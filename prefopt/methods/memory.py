@@ -22,6 +22,9 @@ class Memory(nn.Module):
     def learn(self) -> None:
         """After the optimiser's step: turn the notes of the whole batch, of all processes, into memory."""
 
+    def tell(self) -> None:
+        """When something was learned: what a person should be told at once."""
+
     def facts(self) -> Metrics:
         """What it remembers, as scalars worth logging."""
         return {}

@@ -317,14 +317,14 @@ class Staged(Exception):
 
 def staged(config: DictConfig, patch: pytest.MonkeyPatch) -> tuple[Method, Any, dict[str, Any]]:
     """The method with its roles, the data, and the roles, as the run of this configuration makes them."""
-    wanted, original = prefopt.run.Parts(config).settings["method"], prefopt.run.trained
+    wanted, original = prefopt.run.Parts(config).settings["method"], prefopt.run.prepared
 
-    def trained(settings: Any, parts: Any, data: Any, roles: Any, *rest: Any) -> Any:
+    def prepared(settings: Any, parts: Any, data: Any, roles: Any, *rest: Any) -> Any:
         if settings["method"] != wanted:
             return original(settings, parts, data, roles, *rest)
         raise Staged(parts.method, data, roles)
 
-    patch.setattr(prefopt.run, "trained", trained)
+    patch.setattr(prefopt.run, "prepared", prepared)
     with pytest.raises(Staged) as stage:
         prefopt.run.run(config)
     method, data, roles = stage.value.args

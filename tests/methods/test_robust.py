@@ -458,6 +458,7 @@ def test_em_learns_from_batches_of_one_pair(batch_of: Callable[..., Pairs], caps
         em.reliability.clear()
         em(*dpo(tensor([3.0 if draw.random() < 0.75 else -3.0])), batch_of(1))
         em.reliability.learn()
+        em.reliability.tell()
     assert em.reliability.eta.item() == pytest.approx(0.75, abs=0.1)
     assert "collapsed" not in capsys.readouterr().err
 
@@ -473,6 +474,7 @@ def test_em_that_collapses_keeps_the_last_sound_estimate_and_says_so_once(
         em.reliability.clear()
         em(*dpo(tensor(u)), batch_of(8))
         em.reliability.learn()
+        em.reliability.tell()
         etas.append(em.reliability.eta.item())
     assert all(0.5 < eta < 1 for eta in etas)
     assert etas[-1] == etas[-2]
@@ -481,6 +483,7 @@ def test_em_that_collapses_keeps_the_last_sound_estimate_and_says_so_once(
     em.reliability.clear()
     em(*dpo(tensor([2.0, -2.0] * 4)), batch_of(8))
     em.reliability.learn()
+    em.reliability.tell()
     assert em.facts()["noise/collapsed"] < 0.6
     assert em.reliability.eta.item() != etas[-1]
     assert "EM has collapsed" not in capsys.readouterr().err
@@ -494,6 +497,7 @@ def test_a_step_beyond_a_bound_is_no_collapse(
         em.reliability.clear()
         em(*dpo(tensor([u, u - 0.1] * 4)), batch_of(8))
         em.reliability.learn()
+        em.reliability.tell()
     assert 0.1 < em.facts()["noise/collapsed"] < 0.9
     assert "collapsed" not in capsys.readouterr().err
 

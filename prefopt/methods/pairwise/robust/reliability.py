@@ -75,10 +75,12 @@ class Reliability(Memory):
         present = count > 0
         self.eta = torch.where(present & ~unsound, eta, self.eta)
         self.collapsed = self.collapsed.lerp(unsound.double(), self.rate * present.double())
-        if not self.said and (self.collapsed > LASTING).any():
-            self._say((self.collapsed > LASTING).nonzero()[:, 0].tolist())
 
-    def _say(self, who: list[int]) -> None:
+    def tell(self) -> None:
+        """That EM has collapsed, once."""
+        who = [] if self.said else (self.collapsed > LASTING).nonzero()[:, 0].tolist()
+        if not who:
+            return
         self.said = True
         eta = ", ".join(f"{[*self.names, 'of no name'][k]} {self.eta[k]:.3f}" for k in who[:SHOWN])
         say(
