@@ -1,16 +1,20 @@
 """A warm process, and runs that are carried out in forks of it: what each would import and set up is there already."""
 
 import gc
+import json
 import multiprocessing
 import os
 import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from prefopt import stop
+from prefopt.errors import PrefoptError
 from prefopt.manifest import Cell
 
 GLANCE_S = 0.5
@@ -33,19 +37,23 @@ REHEARSALS = {
 
 
 def warm(entries: Iterable[Cell]) -> int:
-    """Carry out the smallest run of each world of these, in a home that is thrown away; the threads that torch had.
+    """Read the data of these runs, and carry out the smallest run of each of their worlds, in a home that is thrown
+    away; the threads that torch had before.
 
     From then on this process has one thread, so that it can be forked, and neither it nor its forks see a GPU: a fork
     cannot use one that its parent has looked for. Raises Interrupted where the process is told to stop meanwhile.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
-    from hydra.utils import get_class
+    from hydra.utils import get_object
+    from omegaconf import OmegaConf
 
+    from launchers.plan import runs
     from prefopt.config import composed
     from prefopt.run import run
 
-    worlds = {get_class(entry.config["model"]["_target_"]).world for entry in entries}
+    each = {json.dumps([entry.config[key] for key in ("model", "dataset", "seed")]): entry.config for entry in entries}
+    worlds = {get_object(config["model"]["_target_"]).world for config in each.values()}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     home = os.environ["PREFOPT_HOME"]
@@ -56,6 +64,9 @@ def warm(entries: Iterable[Cell]) -> int:
                 run(composed([*SMALLEST, *REHEARSALS[world]]))
         finally:
             os.environ["PREFOPT_HOME"] = home
+    for config in each.values():
+        with suppress(PrefoptError):  # the run itself will say it
+            list(runs(OmegaConf.create(dict(config)), {}))
     gc.collect()
     gc.freeze()  # a fork's collector would look through, and so copy, all that was imported
     return threads
@@ -78,16 +89,17 @@ def forked(
     """
     fork = multiprocessing.get_context("fork")
     waiting = deque(names)
-    running: dict[int, tuple[str, BaseProcess]] = {}
+    running: dict[Any, tuple[str, BaseProcess]] = {}
     while running or (waiting and goes_on()):
         while waiting and len(running) < most and goes_on():
             name = waiting.popleft()
-            process = fork.Process(target=_left, args=(carried_out, name))
-            process.start()
-            running[process.sentinel] = name, process
+            begun = fork.Process(target=_left, args=(carried_out, name))
+            begun.start()
+            running[begun.sentinel] = name, begun
         for sentinel in connection.wait(running, GLANCE_S):
             name, process = running.pop(sentinel)
             process.join()
+            assert process.exitcode is not None
             yield name, process.exitcode
         if stop.asked():
             for _, process in running.values():

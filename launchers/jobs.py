@@ -48,14 +48,14 @@ def batches(manifest: Manifest, found: Mapping[str, State], cells: Sequence[str]
     if options.cluster == "local":
         runs = (*stages, *cells)
         count = min(processes(manifest, options), len(runs))
-        if forkable(manifest):
+        if len(runs) > 1 and forkable(manifest):
             return [Batch("processes", (Work(manifest.folder, runs, False, now, forks=count),))]
         return [Batch("processes", (Work(manifest.folder, runs, True, now),) * count)]
     size = options.cells_per_job
     packs = [tuple(cells[start : start + size]) for start in range(0, len(cells), size)]
 
     def forks(pack: Sequence[str]) -> int:
-        return min(options.at_once, len(pack)) if options.at_once > 1 else 0
+        return forks if (forks := min(options.at_once, len(pack))) > 1 else 0
 
     groups: dict[str, list[tuple[str, ...]]] = {
         "stages that cells share": [(stage,) for stage in stages],

@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,7 +107,7 @@ class Parts:
         needs = settings["method"]["needs"]
         settings["method"]["needs"] = {role: need for role, need in needs.items() if role in self.method.roles}
         self.model = made(settings["model"])
-        self.dataset = made(settings["dataset"])
+        self.dataset = _dataset(json.dumps(settings["dataset"]))
 
     def estimate(self, data: Data) -> dict[str, Any]:
         """What the labels of the training pairs say of their flip rate."""
@@ -168,6 +169,12 @@ def made(node: Mapping[str, Any], **more: Any) -> Any:
         raise PrefoptError(
             f"{node.get('_target_')} cannot be made: {error}", "check the keys of this config node"
         ) from error
+
+
+@lru_cache(maxsize=4)
+def _dataset(node: str) -> Any:
+    """Cells of a sweep, and the runs that they need, read the same few."""
+    return made(json.loads(node))
 
 
 def _carried_out(

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,25 @@ def environment() -> dict[str, Any]:
     """Versions, machine, device, SLURM job and git state; None where there is none. Imports nothing heavy."""
     return {
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": _packages(),
         "platform": platform.platform(),
         "hostname": platform.node(),
         "cpus": os.cpu_count(),
         "cuda": _cuda(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
-        "git": git(CHECKOUT),
+        "git": _code(),
     }
+
+
+@cache
+def _packages() -> dict[str, str | None]:
+    return {name: _version(name) for name in PACKAGES}
+
+
+@cache
+def _code() -> dict[str, Any]:
+    """Of the checkout when this process first asked: what it runs does not change with the files."""
+    return git(CHECKOUT)
 
 
 def git(checkout: Path) -> dict[str, Any]:
