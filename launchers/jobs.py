@@ -54,18 +54,21 @@ def batches(manifest: Manifest, found: Mapping[str, State], cells: Sequence[str]
     size = options.cells_per_job
     packs = [tuple(cells[start : start + size]) for start in range(0, len(cells), size)]
 
-    def forks(pack: Sequence[str]) -> int:
-        return forks if (forks := min(options.at_once, len(pack))) > 1 else 0
-
     groups: dict[str, list[tuple[str, ...]]] = {
         "stages that cells share": [(stage,) for stage in stages],
         "cells": packs,
     }
     return [
-        Batch(says, tuple(Work(manifest.folder, pack, False, now, forks(pack)) for pack in group))
+        Batch(says, tuple(Work(manifest.folder, pack, False, now, _forks(pack, options)) for pack in group))
         for says, group in groups.items()
         if group
     ]
+
+
+def _forks(pack: Sequence[str], options: Options) -> int:
+    """How many of these cells of a job on SLURM are carried out in forks at a time; 0: none is."""
+    count = min(options.at_once, len(pack))
+    return count if count > 1 else 0
 
 
 def forkable(manifest: Manifest) -> bool:
