@@ -1,9 +1,11 @@
 """A warm process, and runs that are carried out in forks of it: what each would import and set up is there already."""
 
+import ctypes
 import gc
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 from collections import deque
@@ -19,6 +21,8 @@ from prefopt.manifest import Cell
 
 GLANCE_S = 0.5
 """Seconds between two looks at whether this process was told to stop."""
+PR_SET_PDEATHSIG = 1
+"""Of Linux: the signal that a process gets when its parent dies."""
 SMALLEST = (
     "trainer=cpu",
     "tracking=none",
@@ -40,10 +44,10 @@ def warm(entries: Iterable[Cell]) -> int:
     """Read the data of these runs, and carry out the smallest run of each of their worlds, in a home that is thrown
     away; the threads that torch had before.
 
-    From then on this process has one thread, so that it can be forked, and neither it nor its forks see a GPU: a fork
-    cannot use one that its parent has looked for. Raises Interrupted where the process is told to stop meanwhile.
+    It can be forked, for it has no threads of torch or tokenizers, and sees no GPU: a fork cannot use one that its
+    parent has looked for. Raises Interrupted where the process is told to stop meanwhile.
     """
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
     import torch
     from hydra.utils import get_object
     from omegaconf import OmegaConf
@@ -107,4 +111,6 @@ def forked(
 
 
 def _left(carried_out: Callable[[str], int], name: str) -> None:
+    """What a fork does. It is told to stop when its parent dies, for nobody else knows of it."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     sys.exit(carried_out(name))

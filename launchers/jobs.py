@@ -72,9 +72,8 @@ def _forks(pack: Sequence[str], options: Options) -> int:
 
 
 def forkable(manifest: Manifest) -> bool:
-    """Whether runs can be forks of one process here: none may use a GPU, which forks cannot, nor may this be macOS,
-    where forks of a process that has computed may crash."""
-    return sys.platform != "darwin" and not gpus(manifest)
+    """Whether runs can be forks of one process here: this is Linux, and none may use a GPU, which forks cannot."""
+    return sys.platform == "linux" and not gpus(manifest)
 
 
 def processes(manifest: Manifest, options: Options) -> int:

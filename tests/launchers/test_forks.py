@@ -1,5 +1,6 @@
 """Runs carried out in forks: so many at a time, each with its own end, and none begun once the job is told to stop."""
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from launchers.work import lost
 from prefopt import stop
 from prefopt.errors import PrefoptError
 from prefopt.manifest import Job
-from tests.launchers.conftest import SMALL
+from tests.launchers.conftest import SMALL, until
 
 GIVEN = {"submit": True, "wait": True, "on_error": "continue"}
 PACKED = Options.of({"cluster": "slurm", "cells_per_job": 3, "at_once": 2, **GIVEN})
@@ -72,13 +73,28 @@ def test_none_begins_once_it_shall_not_go_on() -> None:
 def test_a_job_that_is_told_to_stop_tells_its_forks_and_waits_for_them() -> None:
     def until_told(name: str) -> int:
         os.kill(os.getppid(), signal.SIGTERM)
-        while not stop.asked():
-            signal.pause()
+        until(stop.asked, "the signal")
         return 7
 
     with stop.heeded():
         codes = dict(forked(["a", "b", "never"], 2, until_told, lambda: not stop.asked()))
     assert codes in ({"a": 7}, {"a": 7, "b": 7})
+
+
+def test_forks_are_told_to_stop_when_their_job_dies(tmp_path: Path) -> None:
+    def until_told(name: str) -> int:
+        (tmp_path / name).touch()
+        until(stop.asked, "the signal")
+        (tmp_path / name).write_text(stop.asked())
+        return 0
+
+    with stop.heeded():
+        job = multiprocessing.get_context("fork").Process(target=lambda: list(forked(["a"], 1, until_told, always)))
+        job.start()
+        until((tmp_path / "a").exists, "the fork to begin")
+        job.kill()
+        until((tmp_path / "a").read_text, "the fork to leave")
+    assert (tmp_path / "a").read_text() == "SIGTERM"
 
 
 def test_a_cell_whose_fork_was_killed_is_lost_while_its_job_goes_on(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
