@@ -99,12 +99,14 @@ class Work:
 
         stages = [name for name, entry in entries.items() if entry.index is None]
         cells = [name for name, entry in entries.items() if entry.index is not None]
+        left = set(entries)
         for group in (stages, cells):
             for name, code in forked(group, self.forks, carried_out, goes_on):
+                left.discard(name)
                 if code < 0:
                     lost(manifest.stored(name), signal.Signals(-code).name)
                 yield code
-        if stop.asked():
+        if left and stop.asked():
             yield Interrupted.exit_code
 
     def _carried_out(self, manifest: Manifest, entry: Cell) -> int:
