@@ -52,9 +52,8 @@ def warm(entries: Iterable[Cell]) -> int:
     from hydra.utils import get_object
     from omegaconf import OmegaConf
 
-    from launchers.plan import runs
     from prefopt.config import composed
-    from prefopt.run import run
+    from prefopt.run import read_ahead, run
 
     each = {json.dumps([entry.config[key] for key in ("model", "dataset", "seed")]): entry.config for entry in entries}
     worlds = {get_object(config["model"]["_target_"]).world for config in each.values()}
@@ -70,7 +69,7 @@ def warm(entries: Iterable[Cell]) -> int:
             os.environ["PREFOPT_HOME"] = home
     for config in each.values():
         with suppress(PrefoptError):  # the run itself will say it
-            list(runs(OmegaConf.create(dict(config)), {}))
+            read_ahead(OmegaConf.create(dict(config)))
     gc.collect()
     gc.freeze()  # a fork's collector would look through, and so copy, all that was imported
     return threads

@@ -5,7 +5,6 @@ import traceback
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +41,9 @@ from prefopt.tracking.mlflow import NoTracker
 
 STRUCTURE = frozenset({"needs", "start", "recipe"})
 """Keys of a config node that are about runs, not arguments of its class."""
+
+READ: dict[str, Any] = {}
+"""Data sets that this process has read for its forks, by the digest of their config nodes."""
 
 
 class Planned(NamedTuple):
@@ -107,7 +109,7 @@ class Parts:
         needs = settings["method"]["needs"]
         settings["method"]["needs"] = {role: need for role, need in needs.items() if role in self.method.roles}
         self.model = made(settings["model"])
-        self.dataset = _dataset(json.dumps(settings["dataset"]))
+        self.dataset = READ.get(store.digest(settings["dataset"])) or made(settings["dataset"])
 
     def estimate(self, data: Data) -> dict[str, Any]:
         """What the labels of the training pairs say of their flip rate."""
@@ -141,6 +143,14 @@ class Parts:
         )
 
 
+def read_ahead(config: DictConfig) -> None:
+    """Read what forks of this process would each read for this run: its data, and the configurations of its needs."""
+    parts = Parts(config)
+    parts.dataset.checksum()
+    READ[store.digest(parts.settings["dataset"])] = parts.dataset
+    described(config)
+
+
 def described(config: DictConfig) -> dict[str, Any]:
     """How each run that this one needs is trained, and those that they need, by role."""
     needs = {role: need for role, need in config.method.needs.items() if isinstance(need, DictConfig)}
@@ -169,12 +179,6 @@ def made(node: Mapping[str, Any], **more: Any) -> Any:
         raise PrefoptError(
             f"{node.get('_target_')} cannot be made: {error}", "check the keys of this config node"
         ) from error
-
-
-@lru_cache(maxsize=4)
-def _dataset(node: str) -> Any:
-    """Cells of a sweep, and the runs that they need, read the same few."""
-    return made(json.loads(node))
 
 
 def _carried_out(
