@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -22,10 +23,15 @@ A_YEAR_MIN = 366 * 24 * 60
 
 @dataclass(frozen=True)
 class Batch:
-    """Jobs that are sent together: a SLURM array, or processes that share a list of runs."""
+    """Jobs that are sent together: a SLURM array, or processes on this machine."""
 
     says: str
     works: tuple[Work, ...]
+
+    @property
+    def at_once(self) -> int:
+        """How many runs it carries out at a time, where all of its jobs run."""
+        return sum(max(1, work.forks) for work in self.works)
 
 
 def missing(manifest: Manifest, found: Mapping[str, State]) -> list[str]:
@@ -41,19 +47,33 @@ def batches(manifest: Manifest, found: Mapping[str, State], cells: Sequence[str]
         return []
     if options.cluster == "local":
         runs = (*stages, *cells)
-        works = (Work(manifest.folder, runs, True, now),) * min(processes(manifest, options), len(runs))
-        return [Batch("processes", works)]
+        count = min(processes(manifest, options), len(runs))
+        if len(runs) > 1 and forkable(manifest):
+            return [Batch("processes", (Work(manifest.folder, runs, False, now, forks=count),))]
+        return [Batch("processes", (Work(manifest.folder, runs, True, now),) * count)]
     size = options.cells_per_job
     packs = [tuple(cells[start : start + size]) for start in range(0, len(cells), size)]
+
     groups: dict[str, list[tuple[str, ...]]] = {
         "stages that cells share": [(stage,) for stage in stages],
         "cells": packs,
     }
     return [
-        Batch(says, tuple(Work(manifest.folder, pack, False, now) for pack in group))
+        Batch(says, tuple(Work(manifest.folder, pack, False, now, _forks(pack, options)) for pack in group))
         for says, group in groups.items()
         if group
     ]
+
+
+def _forks(pack: Sequence[str], options: Options) -> int:
+    """How many of these cells of a job on SLURM are carried out in forks at a time; 0: none is."""
+    count = min(options.at_once, len(pack))
+    return count if count > 1 else 0
+
+
+def forkable(manifest: Manifest) -> bool:
+    """Whether runs can be forks of one process here: this is Linux, and none may use a GPU, which forks cannot."""
+    return sys.platform == "linux" and not gpus(manifest)
 
 
 def processes(manifest: Manifest, options: Options) -> int:
@@ -94,7 +114,7 @@ def send(manifest: Manifest, todo: Sequence[Batch], found: Mapping[str, State], 
 
 
 def _local(manifest: Manifest, batch: Batch) -> list[str]:
-    available, share = gpus(manifest), max(1, cores() // len(batch.works))
+    available, share = gpus(manifest), max(1, cores() // batch.at_once)
     ids = []
     (manifest.folder / "jobs").mkdir(exist_ok=True)
     with _left_alone(), _environment(OMP_NUM_THREADS=str(share)), logged(manifest.folder / "jobs" / "started.log"):

@@ -15,7 +15,8 @@ class Options:
     """cluster: slurm or local. submit: false plans, prints and sends nothing. wait: false returns once all is sent.
 
     on_error: continue, or stop: no further cell begins after one has failed.
-    cells_per_job: cells in one allocation, one after the other in one process.
+    cells_per_job: cells in one allocation.
+    at_once: how many of those work at a time, each in a process with its share of the CPUs; 1: all in one process.
     jobs: how many processes work at a time (local); null: one for each GPU, or for each core.
     resends: how often a cell whose job was lost (killed, out of memory, a node gone) is sent again while waiting.
     poll_s: seconds between two looks at the runs and the queue.
@@ -30,6 +31,7 @@ class Options:
     wait: bool
     on_error: str
     cells_per_job: int = 1
+    at_once: int = 1
     jobs: int | None = None
     resends: int = 3
     poll_s: float = 10.0
@@ -42,10 +44,15 @@ class Options:
         for key, value, choices in (("cluster", self.cluster, CLUSTERS), ("on_error", self.on_error, ON_ERROR)):
             if value not in choices:
                 raise PrefoptError(f"hydra.launcher.{key}={value}", f"choose one of {', '.join(choices)}")
-        for key in ("cells_per_job", "jobs"):
+        for key in ("cells_per_job", "at_once", "jobs"):
             value = getattr(self, key)
             if value is not None and not (isinstance(value, int) and value >= 1):
                 raise PrefoptError(f"hydra.launcher.{key}={value}", "give a whole number from 1 on")
+        if self.at_once > self.cells_per_job:
+            raise PrefoptError(
+                f"hydra.launcher.at_once={self.at_once}, and a job has {self.cells_per_job} cells",
+                f"hydra.launcher.cells_per_job={self.at_once}, or more",
+            )
         for key in ("setup", "srun_args"):
             if isinstance(self.job.get(key), str):
                 raise PrefoptError(f"hydra.launcher.{key}={self.job[key]} is one text", f"give a list: '{key}=[...]'")

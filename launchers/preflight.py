@@ -47,6 +47,11 @@ def fitting(manifest: Manifest, options: Options) -> None:
                 f"{where}, but the job has {options.tasks_per_node} tasks on each of {options.nodes} nodes",
                 f"hydra.launcher.tasks_per_node={devices} hydra.launcher.nodes={nodes}: one task for each device",
             )
+        if options.at_once > 1 and (devices * nodes > 1 or trainer["accelerator"] != "cpu"):
+            raise PrefoptError(
+                f"hydra.launcher.at_once={options.at_once}, and cell {cell.index} may use a GPU, or several processes",
+                "trainer=cpu; or at_once=1: the cells of a job one after the other",
+            )
         asked = {"gpus_per_node", "gpus_per_task", "gres"} & set(options.job)
         if options.cluster == "slurm" and trainer["accelerator"] in ("gpu", "cuda") and not asked:
             raise PrefoptError(

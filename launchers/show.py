@@ -63,9 +63,10 @@ def layout(batch: Batch, options: Options) -> str:
     """How the runs of a batch lie on jobs: `array of 12 jobs, up to 2 cells each`."""
     jobs, runs = len(batch.works), len(batch.works[0].runs)
     if options.cluster == "local":
-        return f"{jobs} {batch.says} take {runs} runs from one list"
+        return f"{batch.at_once} {batch.says} take {runs} runs from one list"
     width = f"{options.nodes} nodes x {options.tasks_per_node} tasks" if options.nodes > 1 else ""
-    each = f", up to {runs} cells each" if runs > 1 else ""
+    forks = batch.works[0].forks
+    each = f", up to {runs} cells each" + (f", {forks} at a time" if forks else "") if runs > 1 else ""
     return f"{batch.says}: {f'array of {jobs} jobs' if jobs > 1 else '1 job'}{each}{', ' * bool(width)}{width}"
 
 

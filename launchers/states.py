@@ -65,7 +65,7 @@ def _state(manifest: Manifest, run: Run, job: Job | None, alive: frozenset[Job])
         pass
     elif held(run):
         state = "waiting" if state == "waiting" else "running"
-    elif sent and (state != "failed" or unheard):
+    elif sent and (state not in ("failed", "lost") or unheard):
         state = "queued"
     elif state in ("running", "waiting") or (state == "new" and job is not None and not manifest.stopped()):
         state = "lost"

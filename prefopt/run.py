@@ -43,6 +43,9 @@ from prefopt.tracking.mlflow import NoTracker
 AT_ONCE = 128
 """Runs at most that are open at a time: each holds its lock and its event file, and a process may hold about 1000."""
 
+READ: dict[str, Any] = {}
+"""Data sets that this process has read for its forks, by the digest of their config nodes."""
+
 
 class Planned(NamedTuple):
     """What a sweep says of a run: its name when the sweep was planned, what to do where that has changed, the sweep's
@@ -177,7 +180,7 @@ class Parts:
         needs = settings["method"]["needs"]
         settings["method"]["needs"] = {role: need for role, need in needs.items() if role in self.method.roles}
         self.model = made(settings["model"])
-        self.dataset = made(settings["dataset"])
+        self.dataset = READ.get(store.digest(settings["dataset"])) or made(settings["dataset"])
 
     def estimate(self, data: Data) -> dict[str, Any]:
         """What the labels of the training pairs say of their flip rate."""
@@ -209,6 +212,14 @@ class Parts:
         return store.fingerprint(
             settings, {**contents, "dataset": checksum("dataset", self.dataset), "needs": described(self.config)}
         )
+
+
+def read_ahead(config: DictConfig) -> None:
+    """Read what forks of this process would each read for this run: its data, and the configurations of its needs."""
+    parts = Parts(config)
+    parts.dataset.checksum()
+    READ[store.digest(parts.settings["dataset"])] = parts.dataset
+    described(config)
 
 
 def described(config: DictConfig) -> dict[str, Any]:

@@ -76,6 +76,10 @@ class TextDataset(ABC):
 
     def checksum(self) -> str:
         """Hash of what `load` makes tokens of, and how: the same for the same content wherever and however it lies."""
+        return self._checksum
+
+    @cached_property
+    def _checksum(self) -> str:
         corpus = self._corpus
         rules = (self.max_prompt_length, self.max_response_length, self.prompt_truncation, self.on_bad)
         hashed = hashlib.sha256(json.dumps(rules).encode())

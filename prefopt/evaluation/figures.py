@@ -173,14 +173,19 @@ def _figure(width: float, height: float) -> Iterator["Figure"]:
     from matplotlib.figure import Figure
 
     with mpl.rc_context(STYLE):
-        yield Figure(figsize=(width, height), layout="constrained")
+        yield Figure(figsize=(width, height), dpi=150, layout="constrained")
 
 
 def _save(figure: "Figure", stem: Path) -> list[Path]:
+    """Write the figure as PNG and SVG, laid out and drawn once for each: `savefig` does both twice."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
-    figure.savefig(png, dpi=150)
-    figure.savefig(svg, metadata={"Date": None})
+    FigureCanvasAgg(figure).print_png(png)
+    figure.set_layout_engine("none")
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
     return [png, svg]
 
 

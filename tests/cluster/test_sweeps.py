@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from prefopt.manifest import Manifest
+from prefopt.store import Run
 from prefopt.tracking.events import EVENTS, read
 from tests.launchers.conftest import SMALL, Ended, Lab, assert_in_mlflow, command, ended, mlflow_runs
 
@@ -25,14 +26,14 @@ def lab(tmp_path: Path, slurm: Any) -> Lab:
     return Lab(tmp_path / "home")
 
 
-def outcome(lab: Lab) -> dict[str, Any]:
-    """Of every cell: final weights, and each metric of each step with its value."""
+def outcome(home: Path, runs: list[Run]) -> dict[str, Any]:
+    """What is in this home of each of the runs: final weights, and each metric of each step with its value."""
     return {
         run.name: (
-            torch.load(run.checkpoints / "last.ckpt", weights_only=True)["state_dict"],
-            [(event.step, event.metrics) for event in read(run.folder / EVENTS)],
+            torch.load(home / run.name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"],
+            [(event.step, event.metrics) for event in read(home / run.name / EVENTS)],
         )
-        for run in lab.manifest().runs()
+        for run in runs
     }
 
 
@@ -177,9 +178,33 @@ def test_nothing_is_lost_to_preemption_kills_and_a_dead_node(lab: Lab, slurm: An
     assert all(run.status()["restarts"] >= 2 for run in [*killed, *dead])
     whole = Lab(tmp_path / "whole")
     assert ended(command(*eight, home=whole.home)).code == 0
-    assert_same(outcome(lab), outcome(whole))
+    assert_same(outcome(lab.home, runs), outcome(whole.home, runs))
     assert {run.info.status for run in mlflow_runs(lab.home)} == {"FINISHED"}
     assert_in_mlflow(lab)
+
+
+def test_cells_side_by_side_in_one_job_lose_nothing_to_preemption_and_a_kill(
+    lab: Lab, slurm: Any, tmp_path: Path
+) -> None:
+    packed = ("hydra.launcher.cells_per_job=3", "hydra.launcher.at_once=2", "hydra.launcher.preflight=false")
+    sweep = command("prefopt.train", "-m", *LONG, "seed=0,1,2", *ON_SLURM, *packed, home=lab.home)
+    slurm.until(lambda: len(list(lab.home.glob("*/checkpoints/last.ckpt"))) == 2, 180, "two cells to train")
+    runs = lab.manifest().runs()
+    assert len({run.status()["pid"] for run in running(runs, restarts=0)}) == 2
+    slurm.preempt()
+    slurm.until(lambda: len(running(runs, restarts=1)) == 2, 180, "both preempted cells to go on")
+    killed, other = running(runs, restarts=1)
+    os.kill(killed.status()["pid"], signal.SIGKILL)
+
+    result = ended(sweep)
+    assert result.code == 0, result.said
+    assert "1 job, up to 3 cells each, 2 at a time" in result.said
+    assert f"lost: {killed.name}; sent again" in result.said
+    assert (killed.status()["restarts"], other.status()["restarts"]) == (2, 1)
+    alone = Lab(tmp_path / "alone")
+    for seed in range(3):
+        assert ended(command("prefopt.train", *LONG, f"seed={seed}", home=alone.home)).code == 0
+    assert_same(outcome(lab.home, runs), outcome(alone.home, runs))
 
 
 def running(runs: list[Any], restarts: int) -> list[Any]:

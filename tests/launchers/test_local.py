@@ -6,27 +6,47 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from launchers.states import known_states, queue
 from prefopt.manifest import MANIFEST
+from prefopt.store import Run
+from prefopt.tracking.events import EVENTS, read
 from tests.launchers.conftest import SMALL, Lab, assert_in_mlflow, command, ended, mlflow_runs, until
 
 TWO_BY_TWO = ("method=dpo,rdpo", "seed=0,1", "hydra.launcher.jobs=2")
+TEXT = (
+    "dataset=words",
+    "model=tiny",
+    "trainer=cpu",
+    "model.hidden_size=16",
+    "dataset.pairs=64",
+    "dataset.demonstrations=64",
+    "dataset.test_pairs=16",
+    "model.recipe.demonstrations.rounds=1",
+    "evaluation.times=1",
+    "evaluation.prompts=4",
+    "trainer.log_every=1",
+)
 LONG = ("dataset.pairs=2560", "rounds=400", "trainer.checkpoint_every_s=0.5", "hydra.launcher.jobs=2")
 
 
-def figures(lab: Lab) -> dict[str, Any]:
-    runs = lab.manifest().runs()
+def runs(lab: Lab) -> list[Run]:
+    return lab.manifest().runs()
+
+
+def figures(runs: list[Run]) -> dict[str, Any]:
     return {run.name: json.loads(run.results.read_text())["figures"] for run in runs}
 
 
-def weights(lab: Lab) -> dict[str, Any]:
-    """The tensors of every cell's last checkpoint."""
-    return {
-        run.name: torch.load(run.checkpoints / "last.ckpt", weights_only=True)["state_dict"]
-        for run in lab.manifest().runs()
-    }
+def weights(runs: list[Run]) -> dict[str, Any]:
+    """The tensors of every run's last checkpoint."""
+    return {run.name: torch.load(run.checkpoints / "last.ckpt", weights_only=True)["state_dict"] for run in runs}
+
+
+def events(run: Run) -> list[tuple[int, dict[str, float]]]:
+    return [(event.step, event.metrics) for event in read(run.folder / EVENTS)]
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -43,7 +63,7 @@ def test_a_sweep_runs_every_cell_once_and_again_only_what_is_missing(lab: Lab) -
     assert "4 done" in first.said and "prefopt.compare sweep=" in first.said
     manifest = lab.manifest()
     assert [run.done for run in manifest.runs()] == [True] * 4
-    assert len(manifest.jobs) == 2
+    assert len(manifest.jobs) == 1
     for cell, run in zip(manifest.cells, manifest.runs(), strict=True):
         assert run.status()["restarts"] == 0
         assert (run.folder / "log.txt").exists(), cell
@@ -52,7 +72,7 @@ def test_a_sweep_runs_every_cell_once_and_again_only_what_is_missing(lab: Lab) -
     assert again.code == 0 and "nothing is missing" in again.said
     assert lab.manifest().jobs == manifest.jobs
 
-    before = figures(lab)
+    before = figures(manifest.runs())
     for run in manifest.runs()[:2]:
         run.results.unlink()
     written = (manifest.folder / MANIFEST).read_bytes()
@@ -62,17 +82,24 @@ def test_a_sweep_runs_every_cell_once_and_again_only_what_is_missing(lab: Lab) -
     assert lab.sweep("resume", manifest.name).code == 0
     assert [run.status()["restarts"] for run in manifest.runs()] == [1, 1, 0, 0]
     assert lab.manifest().jobs[-1].runs == tuple(cell.run for cell in manifest.cells[:2])
-    assert figures(lab) == before
+    assert figures(manifest.runs()) == before
 
 
-def test_a_cell_in_a_process_with_others_equals_the_same_run_alone(lab: Lab, tmp_path: Path) -> None:
-    assert lab.train("method=dpo,rdpo", "hydra.launcher.jobs=1").code == 0
+@pytest.mark.parametrize("world", [SMALL, TEXT], ids=["exact", "text"])
+def test_a_forked_cell_and_its_stage_equal_the_same_runs_alone(
+    lab: Lab, tmp_path: Path, world: tuple[str, ...]
+) -> None:
+    sweep = ("prefopt.train", "-m", *world, "method=dpo,rdpo", "hydra.launcher.jobs=2", "hydra/launcher=pack")
+    outcome = ended(command(*sweep, home=lab.home))
+    assert outcome.code == 0, outcome.said
     alone = tmp_path / "alone"
-    for method in ("rdpo", "dpo"):
-        assert ended(command("prefopt.train", *SMALL, f"method={method}", home=alone)).code == 0
-    for run in lab.manifest().runs():
-        other = json.loads((alone / run.name / "results.json").read_text())
-        assert json.loads(run.results.read_text())["figures"] == other["figures"]
+    assert ended(command("prefopt.train", *world, "method=rdpo", home=alone)).code == 0
+    compared = [Run(results.parent) for results in alone.glob("*/results.json")]
+    assert len(compared) == 1 + len(lab.manifest().stages)
+    for run in compared:
+        forked = Run(lab.home / run.name)
+        assert same(weights([forked]), weights([run])) and figures([forked]) == figures([run])
+        assert events(forked) == events(run)
 
 
 def test_a_cell_that_fails_says_why_and_the_others_go_on(lab: Lab) -> None:
@@ -117,13 +144,13 @@ def test_a_sweep_without_a_terminal_is_cancelled_at_checkpoints_and_goes_on(lab:
     assert sent.code == 0 and "prefopt.sweep status" in sent.said
     manifest = lab.manifest()
     until(lambda: all((run.folder / "metrics.jsonl").exists() for run in manifest.runs()), "both cells to train")
-    assert "2 jobs told to stop" in lab.sweep("cancel", manifest.name).out
+    assert "1 jobs told to stop" in lab.sweep("cancel", manifest.name).out
     until(lambda: not queue(manifest.jobs), "the end of both")
     assert "stopped" in {state.state for state in known_states(manifest).values()}
     assert lab.sweep("resume", manifest.name).code == 0
     whole = Lab(tmp_path / "whole")
     assert whole.train(*long).code == 0
-    assert same(weights(lab), weights(whole)) and figures(lab) == figures(whole)
+    assert same(weights(runs(lab)), weights(runs(whole))) and figures(runs(lab)) == figures(runs(whole))
 
 
 def test_ctrl_c_stops_a_sweep_at_checkpoints_and_says_how_to_go_on(lab: Lab) -> None:
@@ -151,7 +178,7 @@ def test_a_killed_process_is_replaced_and_its_cell_goes_on(lab: Lab, tmp_path: P
     assert victim.status()["restarts"] == 1
     whole = Lab(tmp_path / "whole")
     assert whole.train(*long).code == 0
-    assert same(weights(lab), weights(whole)) and figures(lab) == figures(whole)
+    assert same(weights(runs(lab)), weights(runs(whole))) and figures(runs(lab)) == figures(runs(whole))
 
 
 def test_sixteen_cells_at_once_on_a_fresh_store_lose_no_metric(lab: Lab) -> None:
