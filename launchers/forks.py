@@ -82,34 +82,38 @@ def use(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+Names = tuple[str, ...]
+
+
 def forked(
-    names: Sequence[str], most: int, carried_out: Callable[[str], int], goes_on: Callable[[], bool]
-) -> Iterator[tuple[str, int]]:
-    """Carry each out in a process of its own, up to `most` at a time: each name, and its exit code as its process ends.
+    groups: Sequence[Names], most: int, carried_out: Callable[[Names], int], goes_on: Callable[[], bool]
+) -> Iterator[tuple[Names, int]]:
+    """Carry each group of runs out in a process of its own, up to `most` at a time: each, and its exit code as its
+    process ends.
 
     The code is negative, a signal's number, where that ended the process. When this process is told to stop, so are
     they. No further one begins once it does not go on.
     """
     fork = multiprocessing.get_context("fork")
-    waiting = deque(names)
-    running: dict[Any, tuple[str, BaseProcess]] = {}
+    waiting = deque(groups)
+    running: dict[Any, tuple[Names, BaseProcess]] = {}
     while running or (waiting and goes_on()):
         while waiting and len(running) < most and goes_on():
-            name = waiting.popleft()
-            begun = fork.Process(target=_left, args=(carried_out, name))
+            names = waiting.popleft()
+            begun = fork.Process(target=_left, args=(carried_out, names))
             begun.start()
-            running[begun.sentinel] = name, begun
+            running[begun.sentinel] = names, begun
         for sentinel in connection.wait(running, GLANCE_S):
-            name, process = running.pop(sentinel)
+            names, process = running.pop(sentinel)
             process.join()
             assert process.exitcode is not None
-            yield name, process.exitcode
+            yield names, process.exitcode
         if stop.asked():
             for _, process in running.values():
                 process.terminate()
 
 
-def _left(carried_out: Callable[[str], int], name: str) -> None:
+def _left(carried_out: Callable[[Names], int], names: Names) -> None:
     """What a fork does. It is told to stop when its parent dies, for nobody else knows of it."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    sys.exit(carried_out(name))
+    sys.exit(carried_out(names))

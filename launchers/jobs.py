@@ -49,17 +49,18 @@ def batches(manifest: Manifest, found: Mapping[str, State], cells: Sequence[str]
         runs = (*stages, *cells)
         count = min(processes(manifest, options), len(runs))
         if len(runs) > 1 and forkable(manifest):
-            return [Batch("processes", (Work(manifest.folder, runs, False, now, forks=count),))]
-        return [Batch("processes", (Work(manifest.folder, runs, True, now),) * count)]
+            return [Batch("processes", (Work(manifest.folder, runs, False, now, count, options.stack),))]
+        return [Batch("processes", (Work(manifest.folder, runs, True, now, 0, options.stack),) * count)]
     size = options.cells_per_job
     packs = [tuple(cells[start : start + size]) for start in range(0, len(cells), size)]
-
     groups: dict[str, list[tuple[str, ...]]] = {
         "stages that cells share": [(stage,) for stage in stages],
         "cells": packs,
     }
     return [
-        Batch(says, tuple(Work(manifest.folder, pack, False, now, _forks(pack, options)) for pack in group))
+        Batch(
+            says, tuple(Work(manifest.folder, pack, False, now, _forks(pack, options), options.stack) for pack in group)
+        )
         for says, group in groups.items()
         if group
     ]

@@ -6,20 +6,26 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from submitit.helpers import DelayedSubmission
 
-from launchers.forks import forked, use, warm
+from launchers.forks import Names, forked, use, warm
 from launchers.states import held
 from prefopt import ranks, stop
 from prefopt.errors import Interrupted, PrefoptError
 from prefopt.manifest import Cell, Manifest
 from prefopt.store import Run, Taken
 from prefopt.tracking.telemetry import silence
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from prefopt.run import Planned
 
 UNFORESEEN = 1
 """The exit code of an error that is no PrefoptError."""
@@ -30,6 +36,7 @@ CHANGED = "send the sweep again; or put back what was there when it was sent, an
 class Work:
     """The runs of one job of a sweep, sent at this time. shared: other jobs take from the same list, so what is taken
     is passed over. forks: how many runs are carried out side by side, each in a fork; 0: all in this process.
+    stack: whether cells of exact worlds are trained as one, as far as they are alike, in as many stacks as forks.
 
     Called by submitit in the job; its exit code is that of the first run that failed. What has failed since the job was
     sent, in a job before a requeue or in one beside it, is not tried again.
@@ -40,6 +47,7 @@ class Work:
     shared: bool
     sent: float
     forks: int = 0
+    stack: bool = False
 
     def __call__(self) -> None:
         requeue = signal.getsignal(signal.SIGUSR2)
@@ -67,67 +75,107 @@ class Work:
         """What the requeued job does: the same, for runs know how far they have come."""
         return DelayedSubmission(self)
 
+    def _groups(self, manifest: Manifest) -> list[Names]:
+        """The runs, those together that one stack carries out."""
+        from hydra.utils import get_object
+
+        entries = [manifest.entry(name) for name in self.runs]
+        stacked = [
+            entry.run
+            for entry in entries
+            if self.stack and entry.index is not None and get_object(entry.config["model"]["_target_"]).world == "exact"
+        ]
+        size = max(1, -(-len(stacked) // max(1, self.forks)))
+        stacks = [tuple(stacked[start : start + size]) for start in range(0, len(stacked), size)]
+        return [(entry.run,) for entry in entries if entry.run not in stacked] + stacks
+
     def _in_turn(self, manifest: Manifest) -> Iterator[int]:
-        """The exit code of each run, one after the other in this process."""
-        for name in self.runs:
+        """The exit code of each group of runs, one after the other in this process."""
+        for names in self._groups(manifest):
             interrupted, stopped = ranks.anyone(bool(stop.asked()), manifest.stopped())
             if interrupted:
                 yield Interrupted.exit_code
             if interrupted or stopped:
                 return
-            code = self._carried_out(manifest, manifest.entry(name))
+            code = self._carried_out(manifest, names)
             yield code
             if code == Interrupted.exit_code or (code == UNFORESEEN and ranks.world() > 1):
                 return  # in the second case its processes no longer agree on where they are
 
     def _side_by_side(self, manifest: Manifest) -> Iterator[int]:
-        """The exit code of each run as its process ends, negative where a signal ended it; each is a fork of this
-        process once that is warm. Stages that cells share come first."""
-        entries = {name: manifest.entry(name) for name in self.runs}
+        """The exit code of each group of runs as its process ends, negative where a signal ended it; each is a fork of
+        this process once that is warm. Stages that cells share come first."""
         try:
-            threads = warm(entries.values())
+            threads = warm(manifest.entry(name) for name in self.runs)
         except Interrupted:
             yield Interrupted.exit_code
             return
 
-        def carried_out(name: str) -> int:
+        def carried_out(names: Names) -> int:
             use(threads)
-            return self._carried_out(manifest, entries[name])
+            return self._carried_out(manifest, names)
 
         def goes_on() -> bool:
             return not (stop.asked() or manifest.stopped())
 
-        stages = [name for name, entry in entries.items() if entry.index is None]
-        cells = [name for name, entry in entries.items() if entry.index is not None]
-        left = set(entries)
-        for group in (stages, cells):
-            for name, code in forked(group, self.forks, carried_out, goes_on):
-                left.discard(name)
+        groups, shared = self._groups(manifest), {stage.run for stage in manifest.stages}
+        left = set(self.runs)
+        for stages in (True, False):
+            part = [names for names in groups if (names[0] in shared) is stages]
+            for names, code in forked(part, self.forks, carried_out, goes_on):
+                left.difference_update(names)
                 if code < 0:
-                    lost(manifest.stored(name), signal.Signals(-code).name)
+                    for name in names:
+                        lost(manifest.stored(name), signal.Signals(-code).name)
                 yield code
         if left and stop.asked():
             yield Interrupted.exit_code
 
-    def _carried_out(self, manifest: Manifest, entry: Cell) -> int:
-        """The exit code that the run would have had as a command of its own."""
-        stored, began, code = manifest.stored(entry.run), time.time(), 0
+    def _carried_out(self, manifest: Manifest, names: Names) -> int:
+        """The exit code that the runs would have had as commands of their own: of one that was interrupted, or else of
+        the first that failed."""
+        began = time.time()
         since = self.sent if ranks.world() == 1 else None  # of several, one may just have been lost
-        if since is not None and not self.shared and stored.failed_since(since):
-            return UNFORESEEN
+        again = {name for name in names if since and not self.shared and manifest.stored(name).failed_since(since)}
+        entries = [manifest.entry(name) for name in names if name not in again]
+        if len(names) == 1:
+            errors = [self._alone(manifest, entry, since) for entry in entries]
+        else:
+            errors = self._together(manifest, entries, since)
+        codes = [self._ended(manifest, *each, began) for each in zip(entries, errors, strict=True)]
+        codes += [UNFORESEEN] * len(again)
+        interrupted = Interrupted.exit_code in codes
+        return Interrupted.exit_code if interrupted else next((code for code in codes if code), 0)
+
+    def _alone(self, manifest: Manifest, entry: Cell, since: float | None) -> Exception | None:
+        """What ended the run, which has its own log; None where nothing did."""
+        from prefopt.run import run
+
+        stored = manifest.stored(entry.run)
         stored.folder.mkdir(parents=True, exist_ok=True)
         with logged(stored.folder / ("log.txt" if ranks.first() else f"log.{ranks.place().rank}.txt")):
             try:
-                self._run(manifest, entry, since)
-                how = "done"
-            except Taken:
-                return 0
-            except PrefoptError as error:
-                code, how = error.exit_code, str(error)
-                print(f"prefopt: {how}", file=sys.stderr)
-            except Exception:
-                code, how = UNFORESEEN, traceback.format_exc().strip()
-                print(how, file=sys.stderr)
+                config, planned = _planned(manifest, entry)
+                run(config, wait=not self.shared, planned=planned, since=since)
+            except Exception as error:
+                if not isinstance(error, Taken):
+                    print(_said(error), file=sys.stderr)
+                return error
+        return None
+
+    def _together(self, manifest: Manifest, entries: Sequence[Cell], since: float | None) -> list[Exception | None]:
+        """What ended each of the runs of a stack, whose log is the job's; None where nothing did."""
+        from prefopt.run import run_together
+
+        return run_together([_planned(manifest, entry) for entry in entries], since=since)
+
+    def _ended(self, manifest: Manifest, entry: Cell, error: Exception | None, began: float) -> int:
+        """The exit code of a run that began then and that the error, if any, has ended; a failure is recorded."""
+        stored = manifest.stored(entry.run)
+        if isinstance(error, Taken):
+            return 0
+        code = 0 if error is None else error.exit_code if isinstance(error, PrefoptError) else UNFORESEEN
+        how = "done" if error is None else _said(error)
         if code not in (0, Interrupted.exit_code) and not stored.failed_since(began):
             with suppress(OSError):  # a full disk must not hide what went wrong
                 (stored.folder / "error.txt").write_text(how)
@@ -137,15 +185,22 @@ class Work:
             print(f"{place}{entry.run}, {time.time() - began:.1f} s: {how}", flush=True)
         return code
 
-    def _run(self, manifest: Manifest, entry: Cell, since: float | None) -> None:
-        from omegaconf import OmegaConf
 
-        from prefopt.run import Planned, run
+def _planned(manifest: Manifest, entry: Cell) -> "tuple[DictConfig, Planned]":
+    """A run's configuration, and what the sweep says of it."""
+    from omegaconf import OmegaConf
 
-        config = OmegaConf.create(dict(entry.config))
-        labels = {} if entry.index is None else {"sweep": manifest.name, "cell": str(entry.index)}
-        parent = None if entry.index is None else manifest.folder
-        run(config, wait=not self.shared, planned=Planned(entry.run, CHANGED, parent, labels), since=since)
+    from prefopt.run import Planned
+
+    labels = {} if entry.index is None else {"sweep": manifest.name, "cell": str(entry.index)}
+    parent = None if entry.index is None else manifest.folder
+    return OmegaConf.create(dict(entry.config)), Planned(entry.run, CHANGED, parent, labels)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, PrefoptError):
+        return f"prefopt: {error}"
+    return "".join(traceback.format_exception(error)).strip()
 
 
 def lost(stored: Run, cause: str) -> None:
