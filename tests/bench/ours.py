@@ -1,5 +1,6 @@
 """prefopt as an arm: a method, its cached reference and its loader in the loop that every run goes through."""
 
+import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,10 @@ from prefopt.methods.pairwise.robust.none import Plain
 from prefopt.models.causal import CausalPolicy
 from prefopt.tracking.events import EVENTS, EventFile
 
-LEARNING_RATE = 1e-5
+LEARNING_RATE = 3e-4
 """Of both sides, falling linearly to 0."""
+PRECISIONS = ("32-true", "bf16-mixed")
+SEED = 0
 
 
 class Paused(Pairwise):
@@ -49,23 +52,23 @@ def referenced(model: Any, table: Any, *, precision: str, batch_size: int, devic
 
 
 def steps(
-    model: Any, table: Any, folder: Path, *, precision: str, batch_size: int, seed: int, device: str
+    model: Any, table: Any, folder: Path, *, precision: str, batch_size: int, device: str
 ) -> Iterator[Any]:
-    """The loss at each step of one round over the table, on the device."""
+    """The loss at each step of one round over the table, on the device, from a copy of the model."""
     method = Paused()
     method.prepare(
-        {"policy": policy(model).to(device), "reference": None},
+        {"policy": policy(copy.deepcopy(model)).to(device), "reference": None},
         optimizer=partial(torch.optim.AdamW, lr=LEARNING_RATE, weight_decay=0.0, fused=True),
         schedule=schedule(batches(len(table), batch_size), warmup=0.0, decay="linear"),
         micro_batch_size=None,
         clip=1.0,
-        seed=seed,
+        seed=SEED,
         data=table,
     )
     accelerator = "gpu" if device == "cuda" else device
     trainer = {"accelerator": accelerator, "strategy": "auto", "devices": 1, "num_nodes": 1, "precision": precision}
     trainer |= {"checkpoint_every_s": 1e9, "log_every": 10}
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
     def train(pause: Callable[[Any], None]) -> None:
         method.pause = pause
@@ -76,7 +79,7 @@ def steps(
             folder,
             rounds=1,
             batch_size=batch_size,
-            seed=seed,
+            seed=SEED,
             trainer=trainer,
             events=events,
             measure=dict,

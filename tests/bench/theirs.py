@@ -1,5 +1,6 @@
 """TRL's DPO trainer as an arm: its collator, step, clipping, optimiser and scheduler, without its loop."""
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,33 +10,64 @@ os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEM
 
 import datasets
 import numpy as np
+import ours
+import pairs
 from transformers.utils import logging
 from trl import DPOConfig, DPOTrainer
+from turns import taken
 
 logging.set_verbosity_error()
 datasets.disable_progress_bars()
 
+BEST = {"precompute_ref_log_probs": True, "gradient_checkpointing": False}
+"""The documented flags for speed, beside the precision."""
 SHARED = {
     "report_to": [],
     "save_strategy": "no",
     "disable_tqdm": True,
+    "learning_rate": ours.LEARNING_RATE,
     "lr_scheduler_type": "linear",
     "max_grad_norm": 1.0,
     "beta": 0.1,
 }
-"""Nothing reported or saved, and the schedule, clipping and beta of prefopt's arm; the optimiser is TRL's default."""
+"""Nothing reported or saved, and prefopt's schedule, clipping and beta; the optimiser is TRL's default."""
 
 
-def trainer(model: Any, tokenizer: Any, rows: Sequence[dict[str, str]], folder: Path, **flags: Any) -> Any:
-    """A DPOTrainer on these rows of text. flags: of DPOConfig, and `ref_model`."""
-    reference = flags.pop("ref_model", None)
-    return DPOTrainer(
-        model=model,
-        ref_model=reference,
-        args=DPOConfig(output_dir=str(folder), **SHARED, **flags),
-        train_dataset=datasets.Dataset.from_list(list(rows)),
-        processing_class=tokenizer,
-    )
+class Start:
+    """The weights and pairs that TRL's trainers begin with."""
+
+    def __init__(
+        self, model: Any, drawn: Sequence[pairs.Pair], vocabulary: int, folder: Path, *, batch: int, device: str
+    ) -> None:
+        self.model, self.rows, self.tokenizer = model, pairs.rows(drawn), pairs.tokenizer(vocabulary)
+        self.settings = SHARED | {
+            "output_dir": str(folder / "trl"),
+            "per_device_train_batch_size": batch,
+            "max_length": model.config.max_position_embeddings,
+            "use_cpu": device == "cpu",
+        }
+
+    def trainer(self, flags: dict[str, Any], rows: Sequence[int] | None = None) -> Any:
+        """A DPOTrainer on a copy of the weights, and on these rows alone where they are given. flags: of DPOConfig."""
+        texts = self.rows if rows is None else [self.rows[row] for row in rows]
+        return DPOTrainer(
+            model=copy.deepcopy(self.model),
+            ref_model=None if flags.get("precompute_ref_log_probs") else copy.deepcopy(self.model),
+            args=DPOConfig(**self.settings, **flags),
+            train_dataset=datasets.Dataset.from_list(texts),
+            processing_class=self.tokenizer,
+        )
+
+    def search(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Flags and what a step over these rows takes with them, after one to warm up; the fastest first."""
+        tried = []
+        for bf16 in (False, True):
+            for checkpointing in (False, True):
+                flags = BEST | {"gradient_checkpointing": checkpointing, "bf16": bf16}
+                arm = steps(self.trainer(flags, rows), [np.arange(len(rows))] * 2)
+                device = "cpu" if self.settings["use_cpu"] else "cuda"
+                tried.append({"flags": flags, "seconds": taken({"": arm}, 2, device=device)[""][1]})
+        return sorted(tried, key=lambda each: each["seconds"])
 
 
 def steps(trainer: Any, plan: Sequence[np.ndarray]) -> Iterator[Any]:

@@ -1,13 +1,10 @@
-"""CPU seconds a pair: prefopt's whole loop, and TRL's step with its best flags, on the same weights and pairs.
+"""What a pair costs in training: prefopt's whole loop, and TRL's step with its best flags, on the same weights and pairs.
 
-The arms take turns step by step in one process; each sees every pair once. prefopt and TRL's sorted arm go through the
-same batches in the same order, TRL's other arms through the same pairs in random order. Nothing counts unless both
-compute the same: see `identity`.
+The arms take turns step by step in one process, and each sees every pair once. prefopt and TRL's sorted arm (T2) go
+through the same batches in the same order, TRL's other arms (T1; T0 as it comes) through the same pairs in random order.
 """
 
-import copy
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,117 +18,82 @@ import theirs
 from interval import dealt, ratio
 from turns import taken
 
+from prefopt import stop
 from prefopt.engine.loader import Loader
 
-PRECISIONS = ("32-true", "bf16-mixed")
-WARM, BLOCKS, SEED = 3, 6, 0
+WARM, BLOCKS = 3, 6
+STEPS = {"xs": 18, "s": 12, "m": 12}
+"""Counted ones, a multiple of BLOCKS, after WARM more."""
 
 
-def measured(size: str, profile: pairs.Profile, steps: int, *, default: bool = False) -> dict[str, Any]:
-    """Seconds a block of every arm, ratios, and the limit. steps: counted ones, a multiple of BLOCKS, after WARM more.
+def measured(size: str, folder: Path, steps: int) -> dict[str, Any]:
+    """The identity checks, and by profile what `compared` says."""
+    with stop.heeded():
+        checks = identity.gate(size, folder / "gate")
+        found = {
+            name: compared(size, profile, folder / name, steps, default=size == "xs" and name == "prompt-heavy")
+            for name, profile in pairs.PROFILES.items()
+        }
+    return {"checks": checks, "profiles": found}
+
+
+def compared(size: str, profile: pairs.Profile, folder: Path, steps: int, *, default: bool) -> dict[str, Any]:
+    """CPU seconds of each arm's blocks, ratios to our faster precision, and to the limit.
 
     default: whether TRL as it comes is an arm, too.
     """
     shape = sizes.SIZES[size]
-    batch = shape.batch
-    drawn = pairs.drawn(profile, batch * (WARM + steps), shape.vocabulary, SEED)
-    table, model = pairs.table(drawn), sizes.made(shape, profile.longest, SEED)
-    plan = Loader(table, batch_size=batch, seed=SEED, round=0).plan
-    random = reordered(plan, WARM, np.random.default_rng(SEED))
-    with tempfile.TemporaryDirectory() as home:
-        folder = Path(home)
-        trl = Trl(model, pairs.rows(drawn), pairs.tokenizer(shape.vocabulary), folder, batch, profile.longest)
-        best, searched = trl.search(plan[len(plan) // 2])
-        arms: dict[str, Iterator[Any]] = {}
-        checks: dict[str, Any] = {}
-        if default:
-            arms["T0"] = theirs.steps(trl.trainer({}), random)
-        for name, order in (("T1", random), ("T2", plan)):
-            trainer = trl.trainer(best)
-            arms[name] = theirs.steps(trainer, order)
-        for precision in PRECISIONS:
-            cached = ours.referenced(model, table, precision=precision, batch_size=batch, device="cpu")
-            checks[f"log-probs, {precision}"] = identity.logps(cached, theirs.reference(trainer), precision)
-            arms[precision] = ours.steps(
-                copy.deepcopy(model),
-                cached,
-                folder / precision,
-                precision=precision,
-                batch_size=batch,
-                seed=SEED,
-                device="cpu",
-            )
-        found = taken(arms, WARM + steps)
-        rates = {precision: limit.rate(precision) for precision in PRECISIONS}
-    for precision in PRECISIONS:
-        checks[f"losses, {precision}"] = identity.losses(found.losses[precision], found.losses["T2"], precision)
-    tokens = {name: [weight(drawn, rows) for rows in order[WARM:]] for name, order in (("T1", random), ("T2", plan))}
+    drawn = pairs.drawn(profile, shape.batch * (WARM + steps), shape.vocabulary)
+    table, model = pairs.table(drawn), sizes.made(shape, profile.longest)
+    plan = Loader(table, batch_size=shape.batch, seed=ours.SEED, round=0).plan
+    random = reordered(plan)
+    start = theirs.Start(model, drawn, shape.vocabulary, folder, batch=shape.batch, device="cpu")
+    search = start.search(plan[len(plan) // 2])
+    flags = search[0]["flags"]
+    orders = {"T1": random, "T2": plan}
+    arms: dict[str, Iterator[Any]] = {name: theirs.steps(start.trainer(flags), order) for name, order in orders.items()}
+    if default:
+        arms["T0"] = theirs.steps(start.trainer({}), random)
+    for precision in ours.PRECISIONS:
+        cached = ours.referenced(model, table, precision=precision, batch_size=shape.batch, device="cpu")
+        arms[precision] = ours.steps(
+            model, cached, folder, precision=precision, batch_size=shape.batch, device="cpu"
+        )
+    found = taken(arms, WARM + steps)
     blocks = {
-        name: dealt(seconds[WARM:], tokens["T1" if name in ("T0", "T1") else "T2"], BLOCKS)
+        name: dealt(seconds[WARM:], tokens(drawn, (random if name in ("T0", "T1") else plan)[WARM:]), BLOCKS)
         for name, seconds in found.items()
     }
-    fast = min(PRECISIONS, key=lambda precision: sum(blocks[precision]))
+    fast = min(ours.PRECISIONS, key=lambda precision: sum(blocks[precision]))
+    same = "bf16-mixed" if flags["bf16"] else "32-true"
     counted = [drawn[row] for rows in plan[WARM:] for row in rows]
-    least = limit.flops(shape, counted) / rates[fast]
-    same = "bf16-mixed" if best["bf16"] else "32-true"
+    rate = limit.rate(fast)
+    least = limit.flops(shape, counted) / rate
     return {
-        "size": size,
         "pairs": len(counted),
-        "seconds": blocks,
+        "search": search,
+        "blocks": blocks,
         "steps": found,
         "losses": found.losses,
-        "flags": best,
-        "search": searched,
-        "checks": checks,
-        "void": sorted(name for name, check in checks.items() if not check["agrees"]),
-        "precision": {"ours": fast, "theirs": same},
-        "rate": rates,
-        "ratio": {
-            "T1": ratio(blocks["T1"], blocks[fast]),
-            "T2": ratio(blocks["T2"], blocks[fast]),
-            "same": ratio(blocks["T2"], blocks[same]),
-        },
-        "limit": {name: sum(blocks[name]) / least for name in ("T1", "T2", fast)},
+        "ours": fast,
+        "theirs": same,
+        "flops_a_second": rate,
+        "T1": ratio(blocks["T1"], blocks[fast]),
+        "T2": ratio(blocks["T2"], blocks[fast]),
+        "same precision and batches": ratio(blocks["T2"], blocks[same]),
+        "limit": {name: sum(seconds) / least for name, seconds in blocks.items()},
+        "ms a pair": {name: 1000 * sum(seconds) / len(counted) for name, seconds in blocks.items()},
     }
 
 
-class Trl:
-    """TRL's trainers on the same start and pairs."""
-
-    def __init__(self, model: Any, rows: Any, tokenizer: Any, folder: Path, batch: int, longest: int) -> None:
-        self.model, self.rows, self.tokenizer, self.folder = model, rows, tokenizer, folder
-        self.shared = {
-            "per_device_train_batch_size": batch,
-            "max_length": longest,
-            "learning_rate": ours.LEARNING_RATE,
-            "use_cpu": True,
-        }
-
-    def trainer(self, flags: dict[str, Any], rows: np.ndarray | None = None) -> Any:
-        texts = self.rows if rows is None else [self.rows[row] for row in rows]
-        reference = {} if "precompute_ref_log_probs" in flags else {"ref_model": copy.deepcopy(self.model)}
-        return theirs.trainer(
-            copy.deepcopy(self.model), self.tokenizer, texts, self.folder / "trl", **reference, **self.shared, **flags
-        )
-
-    def search(self, rows: np.ndarray) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The fastest flags, by one step over these rows after a step to warm up, and what each took."""
-        tried = []
-        for bf16 in (False, True):
-            for checkpointing in (False, True):
-                flags = {"precompute_ref_log_probs": True, "gradient_checkpointing": checkpointing, "bf16": bf16}
-                arm = theirs.steps(self.trainer(flags, rows), [np.arange(len(rows))] * 2)
-                tried.append({"flags": flags, "seconds": taken({"": arm}, 2)[""][1]})
-        return min(tried, key=lambda each: each["seconds"])["flags"], tried
+def reordered(plan: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Batches of as many examples, shuffled over all counted steps, and those of the warm-up among themselves."""
+    draws = np.random.default_rng(ours.SEED)
+    parts = [draws.permutation(np.concatenate(part)) for part in (plan[:WARM], plan[WARM:])]
+    return np.split(np.concatenate(parts), np.cumsum([len(rows) for rows in plan])[:-1])
 
 
-def reordered(plan: list[np.ndarray], warm: int, draws: np.random.Generator) -> list[np.ndarray]:
-    """Batches of as many examples, shuffled over all steps, those of the first `warm` steps among themselves."""
-    cut = [len(rows) for rows in plan]
-    parts = [draws.permutation(np.concatenate(part)) for part in (plan[:warm], plan[warm:])]
-    return np.split(np.concatenate(parts), np.cumsum(cut)[:-1])
-
-
-def weight(drawn: list[pairs.Pair], rows: np.ndarray) -> int:
-    """Tokens of a padded batch."""
-    return max(len(drawn[row].prompt) + max(map(len, drawn[row][1:])) for row in rows) * len(rows)
+def tokens(drawn: Sequence[pairs.Pair], plan: Sequence[np.ndarray]) -> list[int]:
+    """Of each batch, padded."""
+    longest = [len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) for pair in drawn]
+    return [max(longest[row] for row in rows) * len(rows) for rows in plan]

@@ -11,31 +11,37 @@ import torch
 
 def in_turn(work: Callable[[Callable[[Any], None]], None]) -> Iterator[Any]:
     """What `work` hands to the function that it is given, one at a time: it runs on a thread of its own, and only
-    while the next one is asked for."""
+    while the next one is asked for. It is left where it stands when no more are."""
     said: SimpleQueue[tuple[str, Any]] = SimpleQueue()
-    go: SimpleQueue[None] = SimpleQueue()
+    go: SimpleQueue[bool] = SimpleQueue()
 
     def pause(value: Any) -> None:
         said.put(("step", value))
-        go.get()
+        if not go.get():
+            raise SystemExit
 
     def run() -> None:
-        go.get()
         try:
-            work(pause)
+            if go.get():
+                work(pause)
             said.put(("end", None))
         except BaseException as error:
             said.put(("error", error))
 
-    Thread(target=run, daemon=True).start()
-    while True:
-        go.put(None)
-        kind, value = said.get()
-        if kind == "error":
-            raise value
-        if kind == "end":
-            return
-        yield value
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while True:
+            go.put(True)
+            kind, value = said.get()
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+    finally:
+        go.put(False)
+        thread.join()
 
 
 class Taken(dict[str, list[float]]):
