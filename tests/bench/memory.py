@@ -15,7 +15,7 @@ ARMS = {"T1": ("T1, 32-true", "T1, bf16-mixed"), "ours": ("32-true", "bf16-mixed
 
 
 def measured(
-    size: str, batch: int, profile: str = "prompt-heavy", *, device: str = "cpu", repeats: int = 3
+    size: str, batch: int, out: Path, profile: str = "prompt-heavy", device: str = "cpu", repeats: int = 3
 ) -> dict[str, Any]:
     """Bytes that each arm takes in `repeats` fresh processes, each time on other pairs."""
     found: dict[str, list[int]] = {arm: [] for arms in ARMS.values() for arm in arms}

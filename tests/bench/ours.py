@@ -51,9 +51,7 @@ def referenced(model: Any, table: Any, *, precision: str, batch_size: int, devic
         return with_reference(table, policy(model), batch_size=batch_size, device=device, precision=precision)
 
 
-def steps(
-    model: Any, table: Any, folder: Path, *, precision: str, batch_size: int, device: str
-) -> Iterator[Any]:
+def steps(model: Any, table: Any, folder: Path, *, precision: str, batch_size: int, device: str) -> Iterator[Any]:
     """The loss at each step of one round over the table, on the device, from a copy of the model."""
     method = Paused()
     method.prepare(

@@ -20,11 +20,11 @@ RATES, SEEDS, BATCH = (0.0, 0.2), (0, 1), 8
 ADOPT_ORPHANS = 36  # PR_SET_CHILD_SUBREAPER, of prctl(2)
 
 
-def measured(steps: int, size: str = "xs") -> dict[str, Any]:
+def measured(steps: int, out: Path) -> dict[str, Any]:
     """CPU seconds of prefopt's sweep, and of each of TRL's processes."""
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home)
-        write(folder, size, steps)
+        write(folder, steps)
         environment = os.environ | {
             "OMP_NUM_THREADS": "1",
             "PREFOPT_HOME": str(folder / "home"),
@@ -64,12 +64,12 @@ def overrides(folder: Path) -> list[str]:
     ]
 
 
-def write(folder: Path, size: str, steps: int) -> None:
+def write(folder: Path, steps: int) -> None:
     """The model's folder and the pairs' files, which both sides begin with."""
     import pairs
     import sizes
 
-    shape, profile = sizes.SIZES[size], pairs.PROFILES["prompt-heavy"]
+    shape, profile = sizes.SIZES["xs"], pairs.PROFILES["prompt-heavy"]
     tokenizer = pairs.tokenizer(shape.vocabulary)
     for part in (sizes.made(shape, profile.longest), tokenizer):
         part.save_pretrained(folder / "model")
@@ -144,4 +144,4 @@ if __name__ == "__main__":
     if given.cell is not None:
         train(given.folder, given.cell)
     else:
-        print(json.dumps(measured(given.steps), indent=2))
+        print(json.dumps(measured(given.steps, Path()), indent=2))

@@ -1,9 +1,11 @@
-"""What a pair costs in training: prefopt's whole loop, and TRL's step with its best flags, on the same weights and pairs.
+"""What a pair costs in training: prefopt's whole loop, and TRL's step with its best flags, on the same weights.
 
 The arms take turns step by step in one process, and each sees every pair once. prefopt and TRL's sorted arm (T2) go
-through the same batches in the same order, TRL's other arms (T1; T0 as it comes) through the same pairs in random order.
+through the same batches in the same order, TRL's other arms (T1; T0 as it comes) through the same pairs in random
+order.
 """
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,15 @@ from prefopt import stop
 from prefopt.engine.loader import Loader
 
 WARM, BLOCKS = 3, 6
-STEPS = {"xs": 18, "s": 12, "m": 12}
+STEPS = {"xs": 12, "s": 12, "m": 12}
 """Counted ones, a multiple of BLOCKS, after WARM more."""
 
 
-def measured(size: str, folder: Path, steps: int) -> dict[str, Any]:
+def measured(size: str, out: Path, steps: int | None = None) -> dict[str, Any]:
     """The identity checks, and by profile what `compared` says."""
-    with stop.heeded():
+    steps = steps or STEPS[size]
+    with tempfile.TemporaryDirectory() as home, stop.heeded():
+        folder = Path(home)
         checks = identity.gate(size, folder / "gate")
         found = {
             name: compared(size, profile, folder / name, steps, default=size == "xs" and name == "prompt-heavy")
@@ -56,9 +60,7 @@ def compared(size: str, profile: pairs.Profile, folder: Path, steps: int, *, def
         arms["T0"] = theirs.steps(start.trainer({}), random)
     for precision in ours.PRECISIONS:
         cached = ours.referenced(model, table, precision=precision, batch_size=shape.batch, device="cpu")
-        arms[precision] = ours.steps(
-            model, cached, folder, precision=precision, batch_size=shape.batch, device="cpu"
-        )
+        arms[precision] = ours.steps(model, cached, folder, precision=precision, batch_size=shape.batch, device="cpu")
     found = taken(arms, WARM + steps)
     blocks = {
         name: dealt(seconds[WARM:], tokens(drawn, (random if name in ("T0", "T1") else plan)[WARM:]), BLOCKS)
