@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
@@ -57,7 +58,7 @@ def carried_out(part: Part, out: Path) -> dict[str, Any]:
     return found
 
 
-def measured(parts: dict[str, Part], out: Path) -> dict[str, Any]:
+def measured(parts: dict[str, Part], out: Path, workers: int) -> dict[str, Any]:
     """What each part found, by name."""
     from rich.console import Console
     from rich.progress import Progress
@@ -65,7 +66,7 @@ def measured(parts: dict[str, Part], out: Path) -> dict[str, Any]:
     os.environ |= ENVIRONMENT
     context = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(2, mp_context=context, max_tasks_per_child=1) as pool,
+        ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool,
         Progress(console=Console(stderr=True)) as progress,
     ):
         task = progress.add_task("bench", total=len(parts))
@@ -75,30 +76,35 @@ def measured(parts: dict[str, Part], out: Path) -> dict[str, Any]:
         return {name: future.result() for name, future in running.items()}
 
 
+def carry_out(parts: dict[str, Part], out: Path, rows: Callable[[dict[str, Any]], list[Any]], workers: int) -> int:
+    """Measure, write and show it all; the exit code."""
+    import report
+    from surroundings import load, surroundings
+
+    out.mkdir(parents=True, exist_ok=True)
+    before = load()
+    found = measured({name: part for name, part in parts.items() if find_spec(part.module)}, out, workers)
+    results = {"surroundings": surroundings(), "load": {"before": before, "after": load()}, "parts": found}
+    (out / "results.json").write_text(json.dumps(results, indent=1))
+    made = rows(found)
+    (out / "table.md").write_text(report.markdown(made))
+    report.show(made, results["load"])
+    troubles = report.troubles(found)
+    for trouble in troubles:
+        print(trouble, file=sys.stderr)
+    return int(bool(troubles))
+
+
 def main() -> int:
+    import report
+
+    from prefopt.store import home
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="the output folder; bench/ in the home")
     parser.add_argument("--quick", action="store_true", help="the smallest model, few steps: to see that it works")
     given = parser.parse_args()
-    import report
-    from surroundings import load, surroundings
-
-    from prefopt.store import home
-
-    out = given.out or home() / "bench"
-    out.mkdir(parents=True, exist_ok=True)
-    before = load()
-    parts = {name: part for name, part in (QUICK if given.quick else PARTS).items() if find_spec(part.module)}
-    found = measured(parts, out)
-    results = {"surroundings": surroundings(), "load": {"before": before, "after": load()}, "parts": found}
-    (out / "results.json").write_text(json.dumps(results, indent=1))
-    rows = report.rows(found)
-    (out / "table.md").write_text(report.markdown(rows))
-    report.show(rows, results)
-    wrong = report.troubles(found)
-    for trouble in wrong:
-        print(trouble, file=sys.stderr)
-    return int(bool(wrong))
+    return carry_out(QUICK if given.quick else PARTS, given.out or home() / "bench", report.rows, workers=2)
 
 
 if __name__ == "__main__":

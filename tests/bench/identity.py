@@ -25,7 +25,7 @@ def gate(size: str, folder: Path, device: str = "cpu") -> dict[str, Any]:
     """
     shape = sizes.SIZES[size]
     drawn = pairs.drawn(SHORT, STEPS * BATCH, shape.vocabulary, seed=1)
-    table, model = pairs.table(drawn), sizes.made(shape, SHORT.longest)
+    table, model = pairs.table(drawn), sizes.made(shape, SHORT.longest).to(device)
     plan = Loader(table, batch_size=BATCH, seed=0, round=0).plan
     checks = {}
     for precision in ours.PRECISIONS:

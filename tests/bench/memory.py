@@ -7,18 +7,25 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 STEPS = 6
-ARMS = {"T1": ("T1, 32-true", "T1, bf16-mixed"), "ours": ("32-true", "bf16-mixed")}
 
 
 def measured(
-    size: str, batch: int, out: Path, profile: str = "prompt-heavy", device: str = "cpu", repeats: int = 3
+    size: str,
+    batch: int,
+    out: Path,
+    profile: str = "prompt-heavy",
+    device: str = "cpu",
+    precisions: Sequence[str] = ("32-true", "bf16-mixed"),
+    repeats: int = 3,
 ) -> dict[str, Any]:
-    """Bytes that each arm takes in `repeats` fresh processes, each time on other pairs."""
-    found: dict[str, list[int]] = {arm: [] for arms in ARMS.values() for arm in arms}
+    """Bytes that each arm takes in `repeats` fresh processes, each time on other pairs, and which take the least."""
+    sides = {"T1": [f"T1, {precision}" for precision in precisions], "ours": list(precisions)}
+    found: dict[str, list[int]] = {arm: [] for arms in sides.values() for arm in arms}
     environment = os.environ | {"MALLOC_ARENA_MAX": "1"}
     what = [f"--size={size}", f"--batch={batch}", f"--profile={profile}", f"--device={device}"]
     for seed in range(repeats):
@@ -26,7 +33,7 @@ def measured(
             command = [sys.executable, __file__, f"--arm={arm}", f"--seed={seed}", *what]
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
             peaks.append(json.loads(done.stdout.splitlines()[-1]))
-    least = {side: min(arms, key=lambda arm: sum(found[arm])) for side, arms in ARMS.items()}
+    least = {side: min(arms, key=lambda arm: sum(found[arm])) for side, arms in sides.items()}
     return {"bytes": found, "arms": least}
 
 

@@ -60,22 +60,46 @@ def rows(found: dict[str, Any]) -> list[Row]:
 def throughput(size: str, part: dict[str, Any] | None) -> Iterable[Row]:
     for arm, targets in TARGETS.items():
         for profile, target in targets.items():
-            what, setting = f"throughput over TRL's best flags, {NAMES[arm]}", f"{SIZES[size]}, {profile}"
-            if part is None:
-                yield Row(what, setting, target=f"{target:g}x")
-                continue
-            found = part["profiles"][profile]
-            row = judged(what, setting, Ratio(*found[arm]), target, limit=found["limit"][arm])
-            yield row if not void(part) else row._replace(measured="void", interval="", reached="no")
+            yield over_trl(SIZES[size], profile, part, arm, target)
     if part is None or void(part):
         return
     for profile, found in part["profiles"].items():
-        setting = f"{SIZES[size]}, {profile}, {found['theirs']}"
         key = "same precision and batches"
-        yield judged(f"the same, {key}", setting, Ratio(*found[key]), None)
+        yield judged(f"the same, {key}", f"{SIZES[size]}, {profile}, {found['theirs']}", Ratio(*found[key]), None)
         if "T0" in found["blocks"]:
             over = ratio(found["blocks"]["T0"], found["blocks"][found["ours"]])
             yield judged("the same over TRL as it comes", f"{SIZES[size]}, {profile}", over, None)
+
+
+def over_trl(size: str, profile: str, part: dict[str, Any] | None, arm: str, target: float) -> Row:
+    what, setting = f"throughput over TRL's best flags, {NAMES[arm]}", f"{size}, {profile}"
+    if part is None:
+        return Row(what, setting, target=f"{target:g}x")
+    if void(part):
+        return Row(what, setting, "void", target=f"{target:g}x", reached="no")
+    found = part["profiles"][profile]
+    return judged(what, setting, Ratio(*found[arm]), target, limit=found["limit"][arm])
+
+
+def gpu_rows(found: dict[str, Any]) -> list[Row]:
+    """Of the targets on a GPU; elsewhere than on one nothing of it is a figure of theirs."""
+    import gpu
+
+    sound = {name: part for name, part in found.items() if "error" not in part}
+    made = [
+        over_trl(SIZES.get(size, size), f"{profile}, batch {batch}", sound.get(f"throughput {size}"), "T1", 4.0 if size == "m" else 2.0)
+        for size, cases in gpu.CASES.items()
+        for profile, batch in cases
+    ]
+    return made + [peak_memory(size, sound.get(f"memory {size}"), 0.6) for size in ("0.5B", "1B")]
+
+
+def peak_memory(size: str, part: dict[str, Any] | None, target: float) -> Row:
+    what, setting = "peak memory over TRL's", f"{size}, batch 8"
+    if part is None:
+        return Row(what, setting, target=f"{target:g}x")
+    ours, theirs = (part["bytes"][part["arms"][side]] for side in ("ours", "T1"))
+    return judged(what, setting, ratio(ours, theirs), target, at_most=True)
 
 
 def void(part: dict[str, Any]) -> list[str]:
@@ -84,12 +108,7 @@ def void(part: dict[str, Any]) -> list[str]:
 
 
 def others(found: dict[str, Any]) -> Iterable[Row]:
-    what, setting, target = "peak memory over TRL's", "9M, batch 8", 0.5
-    if part := found.get("memory"):
-        taken = {side: part["bytes"][arm] for side, arm in part["arms"].items()}
-        yield judged(what, setting, ratio(taken["ours"], taken["T1"]), target, at_most=True)
-    else:
-        yield Row(what, setting, target=f"{target:g}x")
+    yield peak_memory("9M", found.get("memory"), 0.5)
 
     what, target = "sweep of 12 cells over 12 TRL processes", 7.0
     if part := found.get("sweep"):
@@ -124,13 +143,11 @@ def markdown(rows: Iterable[Row]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def show(rows: Iterable[Row], results: dict[str, Any]) -> None:
+def show(rows: Iterable[Row], load: dict[str, list[float]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        *FIELDS, title=f"load {results['load']['before'][0]:.1f} before, {results['load']['after'][0]:.1f} after"
-    )
+    table = Table(*FIELDS, title=f"load {load['before'][0]:.1f} before, {load['after'][0]:.1f} after")
     for row in rows:
         table.add_row(*row)
     Console(width=160).print(table)

@@ -58,12 +58,12 @@ class Start:
             processing_class=self.tokenizer,
         )
 
-    def search(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+    def search(self, rows: Sequence[int], precisions: Sequence[str]) -> list[dict[str, Any]]:
         """Flags and what a step over these rows takes with them, after one to warm up; the fastest first."""
         tried = []
-        for bf16 in (False, True):
+        for precision in precisions:
             for checkpointing in (False, True):
-                flags = BEST | {"gradient_checkpointing": checkpointing, "bf16": bf16}
+                flags = BEST | {"gradient_checkpointing": checkpointing, "bf16": precision == "bf16-mixed"}
                 arm = steps(self.trainer(flags, rows), [np.arange(len(rows))] * 2)
                 device = "cpu" if self.settings["use_cpu"] else "cuda"
                 tried.append({"flags": flags, "seconds": taken({"": arm}, 2, device=device)[""][1]})

@@ -30,52 +30,64 @@ STEPS = {"xs": 12, "s": 12, "m": 12}
 
 def measured(size: str, out: Path, steps: int | None = None) -> dict[str, Any]:
     """The identity checks, and by profile what `compared` says."""
-    steps = steps or STEPS[size]
     with tempfile.TemporaryDirectory() as home, stop.heeded():
         folder = Path(home)
         checks = identity.gate(size, folder / "gate")
         found = {
-            name: compared(size, profile, folder / name, steps, default=size == "xs" and name == "prompt-heavy")
+            name: compared(size, profile, folder / name, steps or STEPS[size], as_it_comes=size == "xs")
             for name, profile in pairs.PROFILES.items()
         }
     return {"checks": checks, "profiles": found}
 
 
-def compared(size: str, profile: pairs.Profile, folder: Path, steps: int, *, default: bool) -> dict[str, Any]:
-    """CPU seconds of each arm's blocks, ratios to our faster precision, and to the limit.
+def compared(
+    size: str,
+    profile: pairs.Profile,
+    folder: Path,
+    turns: int,
+    *,
+    turn: int = 1,
+    batch: int | None = None,
+    precisions: Sequence[str] = ours.PRECISIONS,
+    device: str = "cpu",
+    as_it_comes: bool = False,
+) -> dict[str, Any]:
+    """Seconds of each arm's blocks, ratios to our faster precision, and to the limit.
 
-    default: whether TRL as it comes is an arm, too.
+    turns: counted ones, of `turn` steps each. batch: pairs, the size's own where none is given. as_it_comes: whether
+    TRL with its defaults is an arm, too.
     """
     shape = sizes.SIZES[size]
-    drawn = pairs.drawn(profile, shape.batch * (WARM + steps), shape.vocabulary)
-    table, model = pairs.table(drawn), sizes.made(shape, profile.longest)
-    plan = Loader(table, batch_size=shape.batch, seed=ours.SEED, round=0).plan
-    random = reordered(plan)
-    start = theirs.Start(model, drawn, shape.vocabulary, folder, batch=shape.batch, device="cpu")
-    search = start.search(plan[len(plan) // 2])
+    batch = batch or shape.batch
+    drawn = pairs.drawn(profile, batch * turn * (WARM + turns), shape.vocabulary)
+    table, model = pairs.table(drawn), sizes.made(shape, profile.longest).to(device)
+    plan = Loader(table, batch_size=batch, seed=ours.SEED, round=0).plan
+    random = reordered(plan, WARM * turn)
+    start = theirs.Start(model, drawn, shape.vocabulary, folder, batch=batch, device=device)
+    search = start.search(plan[len(plan) // 2], precisions)
     flags = search[0]["flags"]
     orders = {"T1": random, "T2": plan}
     arms: dict[str, Iterator[Any]] = {name: theirs.steps(start.trainer(flags), order) for name, order in orders.items()}
-    if default:
+    if as_it_comes:
         arms["T0"] = theirs.steps(start.trainer({}), random)
-    for precision in ours.PRECISIONS:
-        cached = ours.referenced(model, table, precision=precision, batch_size=shape.batch, device="cpu")
-        arms[precision] = ours.steps(model, cached, folder, precision=precision, batch_size=shape.batch, device="cpu")
-    found = taken(arms, WARM + steps)
-    blocks = {
-        name: dealt(seconds[WARM:], tokens(drawn, (random if name in ("T0", "T1") else plan)[WARM:]), BLOCKS)
-        for name, seconds in found.items()
-    }
-    fast = min(ours.PRECISIONS, key=lambda precision: sum(blocks[precision]))
+    for precision in precisions:
+        cached = ours.referenced(model, table, precision=precision, batch_size=batch, device=device)
+        arms[precision] = ours.steps(model, cached, folder, precision=precision, batch_size=batch, device=device)
+    found = taken(arms, WARM + turns, steps=turn, device=device)
+    blocks = {}
+    for name, seconds in found.items():
+        padded = tokens(drawn, random if name in ("T0", "T1") else plan).reshape(-1, turn).sum(1)
+        blocks[name] = dealt(seconds[WARM:], padded[WARM:], BLOCKS)
+    fast = min(precisions, key=lambda precision: sum(blocks[precision]))
     same = "bf16-mixed" if flags["bf16"] else "32-true"
-    counted = [drawn[row] for rows in plan[WARM:] for row in rows]
-    rate = limit.rate(fast)
+    counted = [drawn[row] for rows in plan[WARM * turn :] for row in rows]
+    rate = limit.rate(fast, device)
     least = limit.flops(shape, counted) / rate
     return {
         "pairs": len(counted),
         "search": search,
         "blocks": blocks,
-        "steps": found,
+        "turns": found,
         "losses": found.losses,
         "ours": fast,
         "theirs": same,
@@ -88,14 +100,14 @@ def compared(size: str, profile: pairs.Profile, folder: Path, steps: int, *, def
     }
 
 
-def reordered(plan: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Batches of as many examples, shuffled over all counted steps, and those of the warm-up among themselves."""
+def reordered(plan: Sequence[np.ndarray], warm: int) -> list[np.ndarray]:
+    """Batches of as many examples, shuffled over all counted steps, and those of `warm` steps among themselves."""
     draws = np.random.default_rng(ours.SEED)
-    parts = [draws.permutation(np.concatenate(part)) for part in (plan[:WARM], plan[WARM:])]
+    parts = [draws.permutation(np.concatenate(part)) for part in (plan[:warm], plan[warm:])]
     return np.split(np.concatenate(parts), np.cumsum([len(rows) for rows in plan])[:-1])
 
 
-def tokens(drawn: Sequence[pairs.Pair], plan: Sequence[np.ndarray]) -> list[int]:
+def tokens(drawn: Sequence[pairs.Pair], plan: Sequence[np.ndarray]) -> np.ndarray:
     """Of each batch, padded."""
     longest = [len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) for pair in drawn]
-    return [max(longest[row] for row in rows) * len(rows) for rows in plan]
+    return np.array([max(longest[row] for row in rows) * len(rows) for rows in plan])
