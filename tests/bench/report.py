@@ -87,7 +87,13 @@ def gpu_rows(found: dict[str, Any]) -> list[Row]:
 
     sound = {name: part for name, part in found.items() if "error" not in part}
     made = [
-        over_trl(SIZES.get(size, size), f"{profile}, batch {batch}", sound.get(f"throughput {size}"), "T1", 4.0 if size == "m" else 2.0)
+        over_trl(
+            SIZES.get(size, size),
+            f"{profile}, batch {batch}",
+            sound.get(f"throughput {size}"),
+            "T1",
+            4.0 if size == "m" else 2.0,
+        )
         for size, cases in gpu.CASES.items()
         for profile, batch in cases
     ]
