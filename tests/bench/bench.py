@@ -44,7 +44,7 @@ PARTS = {
 QUICK = {"throughput xs": Part("throughput", {"size": "xs", "steps": 6}), "growth": Part("growth", {"points": 2})}
 
 
-def carried_out(part: Part, out: Path) -> dict[str, Any]:
+def carried_out(part: Part) -> dict[str, Any]:
     """What the part measured, in a home of its own; its traceback as `error` where it failed."""
     from prefopt.tracking.telemetry import silence
 
@@ -52,13 +52,13 @@ def carried_out(part: Part, out: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
         os.environ["PREFOPT_HOME"] = home
         try:
-            found: dict[str, Any] = import_module(part.module).measured(**part.arguments, out=out)
+            found: dict[str, Any] = import_module(part.module).measured(**part.arguments)
         except Exception:
             return {"error": traceback.format_exc()}
     return found
 
 
-def measured(parts: dict[str, Part], out: Path, workers: int) -> dict[str, Any]:
+def measured(parts: dict[str, Part], workers: int) -> dict[str, Any]:
     """What each part found, by name."""
     from rich.console import Console
     from rich.progress import Progress
@@ -70,7 +70,7 @@ def measured(parts: dict[str, Part], out: Path, workers: int) -> dict[str, Any]:
         Progress(console=Console(stderr=True)) as progress,
     ):
         task = progress.add_task("bench", total=len(parts))
-        running = {name: pool.submit(carried_out, part, out) for name, part in parts.items()}
+        running = {name: pool.submit(carried_out, part) for name, part in parts.items()}
         for future in running.values():
             future.add_done_callback(lambda _: progress.advance(task))
         return {name: future.result() for name, future in running.items()}
@@ -83,9 +83,13 @@ def carry_out(parts: dict[str, Part], out: Path, rows: Callable[[dict[str, Any]]
 
     out.mkdir(parents=True, exist_ok=True)
     before = load()
-    found = measured({name: part for name, part in parts.items() if find_spec(part.module)}, out, workers)
+    found = measured({name: part for name, part in parts.items() if find_spec(part.module)}, workers)
     results = {"surroundings": surroundings(), "load": {"before": before, "after": load()}, "parts": found}
     (out / "results.json").write_text(json.dumps(results, indent=1))
+    if "error" not in found.get("growth", {"error": ""}):
+        from growth import draw
+
+        draw(found["growth"], out)
     made = rows(found)
     (out / "table.md").write_text(report.markdown(made))
     report.show(made, results["load"])

@@ -25,7 +25,7 @@ TURNS, TURN = 6, 9
 """Counted turns, and steps in each: 54 steps."""
 
 
-def measured(size: str, cases: list[tuple[str, int]], device: str, out: Path, turn: int = TURN) -> dict[str, Any]:
+def measured(size: str, cases: list[tuple[str, int]], device: str, turn: int = TURN) -> dict[str, Any]:
     """The identity checks, and by profile and batch what `throughput.compared` says."""
     import identity
     import pairs

@@ -19,8 +19,8 @@ GROWN = {
 REPEATS = 3
 
 
-def measured(out: Path, points: int = 5) -> dict[str, Any]:
-    """CPU seconds and bytes at each point, and the exponents of both over the upper half; draws the figure."""
+def measured(points: int = 5) -> dict[str, Any]:
+    """CPU seconds and bytes at each point, and the exponents of both over the upper half."""
     import numpy as np
 
     step(BASE)
@@ -35,7 +35,6 @@ def measured(out: Path, points: int = 5) -> dict[str, Any]:
             if points > 2
         }
         found[name] = {"values": values[:points], **curves, "exponents": slopes}
-    draw(found, out)
     return found
 
 
@@ -107,7 +106,9 @@ def main() -> None:
     out = home() / "bench"
     out.mkdir(parents=True, exist_ok=True)
     table = Table("what grows", "exponent of time", "exponent of memory")
-    for name, curves in measured(out).items():
+    found = measured()
+    draw(found, out)
+    for name, curves in found.items():
         table.add_row(name, *(f"{curves['exponents'][what]:.2f}" for what in ("seconds", "bytes")))
     Console().print(table)
 

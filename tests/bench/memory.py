@@ -17,7 +17,6 @@ STEPS = 6
 def measured(
     size: str,
     batch: int,
-    out: Path,
     profile: str = "prompt-heavy",
     device: str = "cpu",
     precisions: Sequence[str] = ("32-true", "bf16-mixed"),

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 FIRST_STEP = """
 from prefopt.tracking.telemetry import silence
@@ -39,7 +38,7 @@ STAGES = {
 }
 
 
-def measured(out: Path, repeats: int = 5) -> dict[str, list[float]]:
+def measured(repeats: int = 5) -> dict[str, list[float]]:
     """CPU seconds of each run of each stage."""
     return {stage: [cpu_seconds(arguments) for _ in range(repeats)] for stage, arguments in STAGES.items()}
 
@@ -58,7 +57,7 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    least = {stage: min(seconds) for stage, seconds in measured(Path(), repeats=3).items()}
+    least = {stage: min(seconds) for stage, seconds in measured(repeats=3).items()}
     whole = list(least.values())[-1]
     table = Table("stage", "CPU seconds", "share of the first step")
     for stage, seconds in least.items():

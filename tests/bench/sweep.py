@@ -20,7 +20,7 @@ RATES, SEEDS, BATCH = (0.0, 0.2), (0, 1), 8
 ADOPT_ORPHANS = 36  # PR_SET_CHILD_SUBREAPER, of prctl(2)
 
 
-def measured(steps: int, out: Path) -> dict[str, Any]:
+def measured(steps: int) -> dict[str, Any]:
     """CPU seconds of prefopt's sweep, and of each of TRL's processes."""
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home)
@@ -144,4 +144,4 @@ if __name__ == "__main__":
     if given.cell is not None:
         train(given.folder, given.cell)
     else:
-        print(json.dumps(measured(given.steps, Path()), indent=2))
+        print(json.dumps(measured(given.steps), indent=2))

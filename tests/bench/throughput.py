@@ -28,7 +28,7 @@ STEPS = {"xs": 12, "s": 12, "m": 12}
 """Counted ones, a multiple of BLOCKS, after WARM more."""
 
 
-def measured(size: str, out: Path, steps: int | None = None) -> dict[str, Any]:
+def measured(size: str, steps: int | None = None) -> dict[str, Any]:
     """The identity checks, and by profile what `compared` says."""
     with tempfile.TemporaryDirectory() as home, stop.heeded():
         folder = Path(home)
