@@ -101,7 +101,7 @@ def gpu_rows(found: dict[str, Any]) -> list[Row]:
 
 
 def peak_memory(size: str, part: dict[str, Any] | None, target: float) -> Row:
-    what, setting = "peak memory over TRL's", f"{size}, batch 8"
+    what, setting = "peak memory, of TRL's", f"{size}, batch 8"
     if part is None:
         return Row(what, setting, target=f"{target:g}x")
     ours, theirs = (part["bytes"][part["arms"][side]] for side in ("ours", "T1"))
@@ -116,7 +116,7 @@ def void(part: dict[str, Any]) -> list[str]:
 def others(found: dict[str, Any]) -> Iterable[Row]:
     yield peak_memory("9M", found.get("memory"), 0.5)
 
-    what, target = "sweep of 12 cells over 12 TRL processes", 7.0
+    what, target = "sweep of 12 cells, TRL's CPU seconds over ours", 7.0
     if part := found.get("sweep"):
         setting = f"1.3M, {part['steps']} steps of 8 pairs, launcher {part['launcher']}"
         yield judged(what, setting, single(sum(part["theirs"]) / part["ours"]), target)

@@ -1,9 +1,11 @@
 """What the benchmark's figures rest on: its pairs, its turns, its intervals and its gate. None of it measures time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import bench
 import identity
 import interval
 import limit
@@ -63,10 +65,7 @@ def test_prefopt_and_trl_train_alike_and_one_that_does_not_is_void(
 
 def test_log_probs_that_differ_are_found() -> None:
     table = pairs.table(pairs.drawn(identity.SHORT, 3, 64))
-    tokens = len(table.response.values)
-    from dataclasses import replace
-
-    cached = replace(table, aligned={"reference": np.full(tokens, -2.0)})
+    cached = replace(table, aligned={"reference": np.full(len(table.response.values), -2.0)})
     whole = -2.0 * table.response.lengths.reshape(3, 2)
     assert identity.logps(cached, whole, 1e-3)["agrees"]
     assert not identity.logps(cached, whole * 1.002, 1e-3)["agrees"]
@@ -153,6 +152,13 @@ def test_a_target_is_reached_by_the_worse_end_of_the_interval_alone() -> None:
     assert report.judged("", "", astride, 5.0).reached == "no"
     assert report.judged("", "", above, 5.4, at_most=True).reached == "no"
     assert report.judged("", "", above, 6.0, at_most=True).reached == "yes"
+
+
+def test_a_part_that_fails_is_said_and_makes_the_command_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFOPT_HOME", "")
+    found = {"memory": bench.carried_out(bench.Part("memory", {"size": "none", "batch": 1, "repeats": 1}))}
+    assert "memory failed" in report.troubles(found)[0] and "CalledProcessError" in report.troubles(found)[0]
+    assert {row.measured for row in report.rows(found)} == {"not measured"}
 
 
 def test_what_was_not_measured_or_is_void_has_no_figure() -> None:
