@@ -19,6 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from surroundings import half, load, surroundings
+
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
 
 
@@ -32,9 +34,9 @@ class Part(NamedTuple):
 PARTS = {
     "throughput m": Part("throughput", {"size": "m"}),
     "throughput s": Part("throughput", {"size": "s"}),
-    "sweep": Part("sweep", {"steps": 4}),
+    "sweep": Part("sweep", {"steps": 3}),
     "throughput xs": Part("throughput", {"size": "xs"}),
-    "memory": Part("memory", {"size": "s", "batch": 8}),
+    "memory": Part("memory", {"size": "s", "batch": 8, "precisions": ["bf16-mixed" if half() else "32-true"]}),
     "startup": Part("startup", {}),
     "stack": Part("stack", {}),
     "orchestration": Part("orchestration", {}),
@@ -79,7 +81,6 @@ def measured(parts: dict[str, Part], workers: int) -> dict[str, Any]:
 def carry_out(parts: dict[str, Part], out: Path, rows: Callable[[dict[str, Any]], list[Any]], workers: int) -> int:
     """Measure, write and show it all; the exit code."""
     import report
-    from surroundings import load, surroundings
 
     out.mkdir(parents=True, exist_ok=True)
     before = load()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-STEPS = 6
+STEPS = 3
 
 
 def measured(

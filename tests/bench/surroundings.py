@@ -36,6 +36,12 @@ def surroundings() -> dict[str, Any]:
     }
 
 
+def half() -> bool:
+    """Whether this processor multiplies in bfloat16."""
+    flags = Path("/proc/cpuinfo").read_text()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
 def installed(package: str) -> str | None:
     try:
         return version(package)

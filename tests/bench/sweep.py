@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from surroundings import half
+
 LAUNCHER = "local"
 METHODS = {"dpo": "sigmoid", "ipo": "ipo", "rdpo": "robust"}
 """Ours, and what TRL calls them."""
@@ -77,12 +79,6 @@ def write(folder: Path, steps: int) -> None:
     rows = pairs.rows(pairs.drawn(profile, BATCH * (steps + 1), shape.vocabulary))
     for split, some in (("train", rows[BATCH:]), ("test", rows[:BATCH])):
         (folder / "data" / f"{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in some))
-
-
-def half() -> bool:
-    """Whether this processor multiplies in bfloat16."""
-    flags = Path("/proc/cpuinfo").read_text()
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def cpu_seconds(command: list[str], environment: dict[str, str]) -> float:

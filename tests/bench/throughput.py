@@ -24,7 +24,7 @@ from prefopt import stop
 from prefopt.engine.loader import Loader
 
 WARM, BLOCKS = 3, 6
-STEPS = {"xs": 12, "s": 12, "m": 12}
+STEPS = {"xs": 12, "s": 12, "m": 6}
 """Counted ones, a multiple of BLOCKS, after WARM more."""
 
 
