@@ -37,7 +37,7 @@ PARTS = {
     "sweep": Part("sweep", {"steps": 3}),
     "throughput xs": Part("throughput", {"size": "xs"}),
     "memory": Part("memory", {"size": "s", "batch": 8, "precisions": ["bf16-mixed" if half() else "32-true"]}),
-    "startup": Part("startup", {}),
+    "startup": Part("startup", {"stages": ["--help", "list", "configuration error"]}),
     "stack": Part("stack", {}),
     "orchestration": Part("orchestration", {}),
     "growth": Part("growth", {}),

@@ -139,7 +139,8 @@ def others(found: dict[str, Any]) -> Iterable[Row]:
     for stage, target in {"--help": 0.4, "list": 0.4, "configuration error": 0.4, "a later cell": 0.1}.items():
         what = f"{stage} to its first step" if stage == "a later cell" else stage
         if stage in stages:
-            yield judged(what, "CPU seconds, best of 5", single(min(stages[stage])), target, unit=" s", at_most=True)
+            setting = f"CPU seconds, best of {len(stages[stage])}"
+            yield judged(what, setting, single(min(stages[stage])), target, unit=" s", at_most=True)
         else:
             yield Row(what, "CPU seconds", target=f"{target:g} s")
 

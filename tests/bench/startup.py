@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 
 FIRST_STEP = """
 from prefopt.tracking.telemetry import silence
@@ -38,9 +39,9 @@ STAGES = {
 }
 
 
-def measured(repeats: int = 5) -> dict[str, list[float]]:
+def measured(stages: Sequence[str] = tuple(STAGES), repeats: int = 5) -> dict[str, list[float]]:
     """CPU seconds of each run of each stage."""
-    return {stage: [cpu_seconds(arguments) for _ in range(repeats)] for stage, arguments in STAGES.items()}
+    return {stage: [cpu_seconds(STAGES[stage]) for _ in range(repeats)] for stage in stages}
 
 
 def cpu_seconds(arguments: list[str]) -> float:
