@@ -80,7 +80,9 @@ def steps(trainer: Any, plan: Sequence[np.ndarray]) -> Iterator[Any]:
     data = trainer._remove_unused_columns(trainer.train_dataset, description="training")
     trainer.create_optimizer_and_scheduler(len(plan))
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
-    trainer.current_gradient_accumulation_steps = 1  # which its own loop sets
+    trainer.current_gradient_accumulation_steps = 1  # its own loop sets this, and switches checkpointing on
+    if trainer.args.gradient_checkpointing:
+        trainer.model.activation_checkpointing_enable()
     for number, batch in enumerate(plan, 1):
         inputs = trainer.data_collator([data[int(row)] for row in batch])
         loss = trainer.training_step(model, inputs)
