@@ -115,26 +115,22 @@ def attention(
     for asked in NEEDS_MORE:
         if more.get(asked) is not None:
             raise Unpackable(f"its attention has a {asked}")
-    B, n, _, T = layout.shape
     heads, width = query.shape[1], query.shape[-1]
     q, k, v = (tensor[0].transpose(0, 1).to(value.dtype) for tensor in (query, key, value))
 
-    def cells(tensor: Tensor, index: Tensor, examples: int) -> Tensor:
-        """[examples, heads, cells, D]"""
-        found = tensor.index_select(0, index).view(examples, -1, *tensor.shape[1:]).transpose(1, 2)
+    def cells(tensor: Tensor, index: Tensor, sequences: int) -> Tensor:
+        """[sequences, heads, cells, D]"""
+        found = tensor.index_select(0, index).view(sequences, -1, *tensor.shape[1:]).transpose(1, 2)
         return found.repeat_interleave(heads // found.shape[1], 1) if found.shape[1] < heads else found
 
-    own = [cells(tensor, layout.prompt, B) for tensor in (q, k, v)]
-    prompts = attended(*own, bias=layout.prompt_bias, scale=scaling, causal=True)
-    asking, seen = cells(q, layout.response, B * n), [cells(tensor, layout.seen, B * n) for tensor in (k, v)]
-    responses = attended(asking, *seen, bias=layout.response_bias, scale=scaling)
-    grid = torch.cat([prompts, responses.view(B, n * T, heads, width)], 1)
-    return grid.view(-1, heads, width).index_select(0, layout.filled)[None], None
+    outs = []
+    for block in layout.blocks:
+        asking, seen = cells(q, block.asking, block.sequences), [cells(x, block.seen, block.sequences) for x in (k, v)]
+        outs.append(attended(asking, *seen, bias=block.bias, causal=block.causal, scale=scaling).view(-1, heads, width))
+    return torch.cat(outs).index_select(0, layout.filled)[None], None
 
 
-def attended(
-    query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor, scale: float | None, causal: bool = False
-) -> Tensor:
+def attended(query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor, causal: bool, scale: float | None) -> Tensor:
     """softmax(scale q k' + bias) v: [N, queries, heads, D] from [N, heads, ..., D]."""
     if query.dtype == torch.bfloat16 and query.device.type == "cpu" and key.shape[2] <= SHORT:
         N, heads, queries, width = query.shape

@@ -2,11 +2,16 @@
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from prefopt.batch import Groups, on_host
+
+WITHIN = 0.7
+"""On a CPU, sequences are padded together in attention where the shortest has this share of the longest's tokens."""
 
 
 @dataclass(frozen=True)
@@ -26,63 +31,113 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Block:
+    """N sequences of up to Q tokens that attend to up to K, padded together.
+
+    asking: [N * Q], seen: [N * K] the tokens that attend, and those that they attend to. bias: [N, 1, Q, K] 0 where a
+    token is seen and -inf where it is not, or [Q, Q] where all is a token's own past.
+    """
+
+    asking: Tensor
+    seen: Tensor
+    bias: Tensor
+    sequences: int
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees what is before it in its own sequence, and nothing else."""
+        return self.bias.ndim == 2
+
+
+@dataclass(frozen=True)
 class Packed(Layout):
     """One row, every prompt followed by its responses, each of which sees the prompt and itself.
 
-    Attention takes them apart again, into a grid of P + n * T cells an example: its prompt, and its responses side by
-    side, padded at the right. filled: [L] the cell of each token. prompt: [B * P], response: [B * n * T] the token of
-    each cell. seen: [B * n * (P + T)] the tokens that a response may see, its prompt and itself. shape: B, n, P and T.
-    prompt_bias: [P, P], response_bias: [B * n, 1, T, P + T]: 0 where a token is seen, -inf where it is not.
+    blocks: how attention takes them apart again. filled: [L] where in the blocks' tokens, one block after the other,
+    each token is.
     """
 
+    blocks: tuple[Block, ...]
     filled: Tensor
-    prompt: Tensor
-    response: Tensor
-    seen: Tensor
-    prompt_bias: Tensor
-    response_bias: Tensor
-    shape: tuple[int, int, int, int]
 
 
 def packed(groups: Groups, dtype: torch.dtype = torch.float32) -> Packed:
     """All groups in one row without padding; dtype: what attention computes in. Lengths are read on the host, so that
     nothing waits for a GPU."""
-    prompt_length, length = on_host(groups.prompt_length), on_host(groups.length)
+    prompt_length, length = (on_host(tensor).numpy() for tensor in (groups.prompt_length, groups.length))
     device = groups.prompt.device
     (B, n), P, T = length.shape, int(prompt_length.max()), int(length.max())
-    steps = torch.arange(max(P, T))
-    visible, inside = steps[:P] < prompt_length[:, None], steps[:T] < length[..., None]
-    filled = torch.cat([visible, inside.flatten(1)], 1)
-    place = filled.flatten().cumsum(0).sub(1).clamp(min=0).view(B, P + n * T)
-    prompt, response = place[:, :P], place[:, P:].view(B, n, T)
-    end = prompt.gather(1, prompt_length[:, None] - 1)
-    before = torch.cat([end[..., None].expand(B, n, 1), response[..., :-1]], -1)[inside]
-    last = torch.where(length > 0, response.gather(-1, (length - 1).clamp(min=0)[..., None])[..., 0], end)
-    positions = torch.cat([steps[:P].expand(B, P), (prompt_length[:, None] + steps[:T]).repeat(1, n)], 1)
-
-    def there(tensor: Tensor) -> Tensor:
-        return tensor.flatten().to(device, non_blocking=True)
-
-    filled = there(filled.flatten().nonzero())
-    grid = torch.cat([groups.prompt[:, :P], groups.response[..., :T].flatten(1)], 1)
-    ahead = torch.full((max(P, T), max(P, T)), -torch.inf, dtype=dtype, device=device).triu(1)
-    unseen = ahead.new_zeros(B, P).masked_fill(~there(visible).view(B, P), -torch.inf)
-    return Packed(
-        tokens=grid.flatten().index_select(0, filled)[None],
-        positions=there(positions).index_select(0, filled)[None],
-        before=there(before),
-        own=there(response[inside]),
-        last=there(last),
-        filled=filled,
-        prompt=there(prompt),
-        response=there(response),
-        seen=there(torch.cat([prompt[:, None].expand(B, n, P), response], -1)),
-        prompt_bias=ahead[:P, :P],
-        response_bias=torch.cat([unseen[:, None, None].expand(B, n, T, P), ahead[:T, :T].expand(B, n, T, T)], -1).view(
-            B * n, 1, T, P + T
-        ),
-        shape=(B, n, P, T),
+    parts = np.concatenate([prompt_length[:, None], length], 1)
+    starts = (parts.cumsum() - parts.ravel()).reshape(parts.shape)
+    prompt, response = starts[:, 0], starts[:, 1:]
+    inside = np.arange(T) < length[..., None]
+    filled = np.concatenate([np.arange(P) < prompt_length[:, None], inside.reshape(B, n * T)], 1)
+    places = np.concatenate(
+        [np.broadcast_to(np.arange(P), (B, P)), np.tile(prompt_length[:, None] + np.arange(T), (1, n))], 1
     )
+    own = (response[..., None] + np.arange(T))[inside]
+    ends = (prompt + prompt_length - 1)[:, None]
+    before = np.where(np.arange(T) == 0, ends[..., None], response[..., None] + np.arange(T) - 1)[inside]
+    last = np.where(length > 0, response + length - 1, ends)
+
+    prompts = (prompt, prompt_length, prompt, np.zeros_like(prompt))
+    responses = tuple(
+        np.broadcast_to(each, length.shape).ravel()
+        for each in (response, length, prompt[:, None], prompt_length[:, None])
+    )
+    blocks, cells, count = [], np.empty(int(parts.sum()), np.int64), 0
+    for start, tokens, context, past in (prompts, responses):
+        for chosen in alike(tokens, WITHIN if device.type == "cpu" else 0.0):
+            some = [values[chosen] for values in (start, tokens, context, past)]
+            block, there = blocked(*some, dtype=dtype, device=device)
+            cells[there.ravel()[real(some[1])]] = count + real(some[1])
+            count += there.size
+            blocks.append(block)
+
+    def moved(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values.ravel()).to(device, non_blocking=True)
+
+    grid = torch.cat([groups.prompt[:, :P], groups.response[..., :T].flatten(1)], 1)
+    return Packed(
+        tokens=grid.flatten().index_select(0, moved(filled.ravel().nonzero()[0]))[None],
+        positions=moved(places[filled])[None],
+        before=moved(before),
+        own=moved(own),
+        last=moved(last),
+        blocks=tuple(blocks),
+        filled=moved(cells),
+    )
+
+
+def alike(lengths: np.ndarray, within: float) -> list[np.ndarray]:
+    """Sequences in groups whose shortest has more than the share `within` of the longest's tokens; 0: all in one.
+    Those without tokens are in none."""
+    some = lengths.nonzero()[0]
+    if not within or not len(some):
+        return [some] if len(some) else []
+    level = np.floor(np.log(lengths.max() / lengths[some]) / -np.log(within))
+    return [some[level == each] for each in np.unique(level)]
+
+
+def real(lengths: np.ndarray) -> np.ndarray:
+    """Which cells of [N, longest] are no padding."""
+    return (np.arange(lengths.max()) < lengths[:, None]).ravel().nonzero()[0]
+
+
+def blocked(
+    start: np.ndarray, tokens: np.ndarray, context: np.ndarray, past: np.ndarray, *, dtype: torch.dtype, device: Any
+) -> tuple[Block, np.ndarray]:
+    """A block of N sequences that begin at `start` and see the `past` tokens from `context` on besides their own, and
+    [N, Q] the token of each of its cells."""
+    Q, K = int(tokens.max()), int((past + tokens).max())
+    asking = start[:, None] + np.minimum(np.arange(Q), tokens[:, None] - 1)
+    key = np.minimum(np.arange(K), (past + tokens - 1)[:, None])
+    seen = np.where(key < past[:, None], context[:, None] + key, (start - past)[:, None] + key)
+    ahead = torch.arange(K) > torch.from_numpy(past)[:, None, None] + torch.arange(Q)[:, None]
+    ahead = (ahead[:, None] if past.any() else torch.ones(Q, Q, dtype=torch.bool).triu(1)).to(device, non_blocking=True)
+    bias = torch.zeros(ahead.shape, dtype=dtype, device=device).masked_fill(ahead, -torch.inf)
+    index = (torch.from_numpy(values.ravel()).to(device, non_blocking=True) for values in (asking, seen))
+    return Block(*index, bias, len(start)), asking
 
 
 def rows(groups: Groups) -> Layout:

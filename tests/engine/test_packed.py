@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prefopt.batch import Groups, on_host
-from prefopt.engine import attention, head
+from prefopt.engine import attention, head, layout
 from prefopt.engine.attention import laid_out
 from prefopt.engine.layout import Packed, packed, rows
 from prefopt.engine.logps import backbone, last_states, pooled_states, token_logps
@@ -187,6 +187,7 @@ def test_compiled_it_is_one_graph_for_all_lengths_with_the_same_log_probs(
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend, fullgraph=True))
     model = build("llama")
+    monkeypatch.setattr(layout, "WITHIN", 0.0)
     attention.compile_packed(backbone(model))
     for lengths in (LENGTHS, [[1, 2], [9, 3], [2, 2], [5, 6]]):
         groups = groups_of(PROMPTS, lengths)
