@@ -5,6 +5,7 @@ be chosen. What is not packed, as in sampling, it leaves to `sdpa`.
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prefopt.batch import Groups
-from prefopt.engine.layout import Layout, Packed, computing, packed, probe, rows
+from prefopt.engine.layout import Block, Layout, Packed, computing, packed, probe, rows
 
 log = logging.getLogger(__name__)
 
@@ -116,31 +117,40 @@ def attention(
         if more.get(asked) is not None:
             raise Unpackable(f"its attention has a {asked}")
     heads, width = query.shape[1], query.shape[-1]
-    q, k, v = (tensor[0].transpose(0, 1).to(value.dtype) for tensor in (query, key, value))
-
-    def cells(tensor: Tensor, index: Tensor, sequences: int) -> Tensor:
-        """[sequences, heads, cells, D]"""
-        found = tensor.index_select(0, index).view(sequences, -1, *tensor.shape[1:]).transpose(1, 2)
-        return found.repeat_interleave(heads // found.shape[1], 1) if found.shape[1] < heads else found
-
+    query = query * (width**-0.5 if scaling is None else scaling)
     outs = []
-    for block in layout.blocks:
-        asking, seen = cells(q, block.asking, block.sequences), [cells(x, block.seen, block.sequences) for x in (k, v)]
-        outs.append(attended(asking, *seen, bias=block.bias, causal=block.causal, scale=scaling).view(-1, heads, width))
+    for block, q, k, v in zip(
+        layout.blocks,
+        cells(query.to(value.dtype), layout.asking, [(block.sequences, block.asking) for block in layout.blocks]),
+        *(
+            cells(x.to(value.dtype), layout.seen, [(block.sequences, block.seen) for block in layout.blocks])
+            for x in (key, value)
+        ),
+        strict=True,
+    ):
+        k, v = (x.repeat_interleave(heads // x.shape[1], 1) if x.shape[1] < heads else x for x in (k, v))
+        outs.append(attended(q, k, v, block).reshape(-1, heads, width))
     return torch.cat(outs).index_select(0, layout.filled)[None], None
 
 
-def attended(query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor, causal: bool, scale: float | None) -> Tensor:
-    """softmax(scale q k' + bias) v: [N, queries, heads, D] from [N, heads, ..., D]."""
-    if query.dtype == torch.bfloat16 and query.device.type == "cpu" and key.shape[2] <= SHORT:
-        N, heads, queries, width = query.shape
-        scale = width**-0.5 if scale is None else scale
-        q, k, v = (tensor.reshape(N * heads, -1, width) for tensor in (query * scale, key, value))
+def cells(tensor: Tensor, index: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """[N, heads, cells, D] for each of the blocks' [N, cells], whose tokens in [1, heads, L, D] are at `index`."""
+    found = tensor[0].transpose(0, 1).index_select(0, index).split([N * count for N, count in shapes])
+    return [
+        part.view(N, count, *part.shape[1:]).transpose(1, 2) for part, (N, count) in zip(found, shapes, strict=True)
+    ]
+
+
+def attended(query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
+    """softmax(q k' + bias) v: [N, queries, heads, D] from [N, heads, ..., D]."""
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu" and block.seen <= SHORT:
+        N, heads, Q, width = query.shape
+        q, k, v = (tensor.reshape(N * heads, -1, width) for tensor in (query, key, value))
         with torch.autocast("cpu", enabled=False):
-            scores = torch.bmm(q, k.transpose(1, 2)).view(N, heads, queries, -1).add_(bias)
-            out = torch.bmm(scores.softmax(-1).view(N * heads, queries, -1), v).view(N, heads, queries, width)
-    elif causal:
-        out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+            scores = torch.bmm(q, k.transpose(1, 2)).view(N, heads, Q, -1).add_(block.bias)
+            out = torch.bmm(scores.softmax(-1).view(N * heads, Q, -1), v).view(N, heads, Q, width)
+    elif block.causal:
+        out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0)
     else:
-        out = scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
-    return out.transpose(1, 2).contiguous()
+        out = scaled_dot_product_attention(query, key, value, attn_mask=block.bias, scale=1.0)
+    return out.transpose(1, 2)

@@ -32,16 +32,15 @@ class Layout:
 
 @dataclass(frozen=True)
 class Block:
-    """N sequences of up to Q tokens that attend to up to K, padded together.
+    """N sequences of up to Q tokens that attend to up to K, padded together: [N, Q] and [N, K] cells.
 
-    asking: [N * Q], seen: [N * K] the tokens that attend, and those that they attend to. bias: [N, 1, Q, K] 0 where a
-    token is seen and -inf where it is not, or [Q, Q] where all is a token's own past.
+    bias: [N, 1, Q, K] 0 where a token is seen and -inf where it is not, or [Q, Q] where all is a token's own past.
     """
 
-    asking: Tensor
-    seen: Tensor
-    bias: Tensor
     sequences: int
+    asking: int
+    seen: int
+    bias: Tensor
 
     @property
     def causal(self) -> bool:
@@ -53,11 +52,13 @@ class Block:
 class Packed(Layout):
     """One row, every prompt followed by its responses, each of which sees the prompt and itself.
 
-    blocks: how attention takes them apart again. filled: [L] where in the blocks' tokens, one block after the other,
-    each token is.
+    blocks: how attention takes them apart again. asking, seen: the token of each of their cells, block after block.
+    filled: [L] at which asking cell each token is.
     """
 
     blocks: tuple[Block, ...]
+    asking: Tensor
+    seen: Tensor
     filled: Tensor
 
 
@@ -85,14 +86,17 @@ def packed(groups: Groups, dtype: torch.dtype = torch.float32) -> Packed:
         np.broadcast_to(each, length.shape).ravel()
         for each in (response, length, prompt[:, None], prompt_length[:, None])
     )
-    blocks, cells, count = [], np.empty(int(parts.sum()), np.int64), 0
+    blocks, asking, seen = [], [], []
     for start, tokens, context, past in (prompts, responses):
         for chosen in alike(tokens, WITHIN if device.type == "cpu" else 0.0):
             some = [values[chosen] for values in (start, tokens, context, past)]
-            block, there = blocked(*some, dtype=dtype, device=device)
-            cells[there.ravel()[real(some[1])]] = count + real(some[1])
-            count += there.size
+            block, *cells = blocked(*some, dtype=dtype, device=device)
             blocks.append(block)
+            asking.append(cells[0].ravel())
+            seen.append(cells[1].ravel())
+    cells = np.concatenate(asking)
+    at = np.empty(parts.sum(), np.int64)
+    at[cells[::-1]] = np.arange(len(cells))[::-1]
 
     def moved(values: np.ndarray) -> Tensor:
         return torch.from_numpy(values.ravel()).to(device, non_blocking=True)
@@ -105,7 +109,9 @@ def packed(groups: Groups, dtype: torch.dtype = torch.float32) -> Packed:
         own=moved(own),
         last=moved(last),
         blocks=tuple(blocks),
-        filled=moved(cells),
+        asking=moved(cells),
+        seen=moved(np.concatenate(seen)),
+        filled=moved(at),
     )
 
 
@@ -119,16 +125,11 @@ def alike(lengths: np.ndarray, within: float) -> list[np.ndarray]:
     return [some[level == each] for each in np.unique(level)]
 
 
-def real(lengths: np.ndarray) -> np.ndarray:
-    """Which cells of [N, longest] are no padding."""
-    return (np.arange(lengths.max()) < lengths[:, None]).ravel().nonzero()[0]
-
-
 def blocked(
     start: np.ndarray, tokens: np.ndarray, context: np.ndarray, past: np.ndarray, *, dtype: torch.dtype, device: Any
-) -> tuple[Block, np.ndarray]:
+) -> tuple[Block, np.ndarray, np.ndarray]:
     """A block of N sequences that begin at `start` and see the `past` tokens from `context` on besides their own, and
-    [N, Q] the token of each of its cells."""
+    the tokens of its [N, Q] and [N, K] cells: behind a sequence's end they are its last one."""
     Q, K = int(tokens.max()), int((past + tokens).max())
     asking = start[:, None] + np.minimum(np.arange(Q), tokens[:, None] - 1)
     key = np.minimum(np.arange(K), (past + tokens - 1)[:, None])
@@ -136,8 +137,7 @@ def blocked(
     ahead = torch.arange(K) > torch.from_numpy(past)[:, None, None] + torch.arange(Q)[:, None]
     ahead = (ahead[:, None] if past.any() else torch.ones(Q, Q, dtype=torch.bool).triu(1)).to(device, non_blocking=True)
     bias = torch.zeros(ahead.shape, dtype=dtype, device=device).masked_fill(ahead, -torch.inf)
-    index = (torch.from_numpy(values.ravel()).to(device, non_blocking=True) for values in (asking, seen))
-    return Block(*index, bias, len(start)), asking
+    return Block(len(start), Q, K, bias), asking, seen
 
 
 def rows(groups: Groups) -> Layout:
