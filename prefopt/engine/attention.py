@@ -24,15 +24,21 @@ SHORT = 1024
 NEEDS_MORE = ("sliding_window", "softcap", "s_aux", "position_bias")
 """What some models ask of their attention, and is not done here."""
 
+LIMITS = ("sliding_window", "attention_chunk_size")
+"""What a configuration says where tokens do not see all before them."""
+ROUNDING = 1e-4
+"""How far apart, as a share of their norm, the probe's states may be in fp32."""
+
 _packs: Any = WeakIdKeyDictionary()
 _compiled: Any = WeakIdKeyDictionary()
+"""How to run the transformers that torch compiles."""
 
 
 def laid_out(backbone: Any, groups: Groups) -> Layout:
     """The best layout of groups that this transformer understands."""
     if backbone not in _packs:
         _packs[backbone] = _can_pack(backbone)
-    if not _packs[backbone]:
+    if not _packs[backbone] or backbone.config._attn_implementation != NAME:
         return rows(groups)
     return packed(groups, computing(groups.prompt.device.type, backbone.dtype))
 
@@ -42,8 +48,9 @@ def states(backbone: Any, where: Layout, **more: Any) -> Any:
     if not isinstance(where, Packed):
         return backbone(input_ids=where.tokens, use_cache=False, **more)
     ours = where.tokens.new_empty(1, 1, 1, 1)  # a mask of four dimensions keeps transformers from making its own
-    run = _compiled.get(backbone, backbone) if backbone in _packs else backbone
+    run = _compiled.get(backbone, _run) if backbone in _packs else _run
     return run(
+        backbone,
         input_ids=where.tokens,
         position_ids=where.positions,
         attention_mask=ours,
@@ -54,8 +61,12 @@ def states(backbone: Any, where: Layout, **more: Any) -> Any:
 
 
 def compile_packed(backbone: Any) -> None:
-    """Have torch compile this transformer for what is packed: once, for all lengths."""
-    _compiled[backbone] = torch.compile(backbone, dynamic=True)
+    """Have torch compile this transformer for what is packed, once for all lengths of a number of blocks."""
+    _compiled[backbone] = torch.compile(_run, dynamic=True)
+
+
+def _run(backbone: Any, **given: Any) -> Any:
+    return backbone(**given)
 
 
 class Unpackable(Exception):
@@ -69,10 +80,13 @@ def _can_pack(backbone: Any) -> bool:
     config = backbone.config
     if not getattr(backbone, "_supports_attention_backend", False) or config._attn_implementation not in ("sdpa", NAME):
         return False
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"} or any(getattr(config, limit, None) for limit in LIMITS):
+        return False
     register()
     found, device = [], next(backbone.parameters()).device
     with torch.autocast(device.type, enabled=False):
-        groups = probe().to(device)
+        groups = probe(config.vocab_size).to(device)
         for name, where in (("sdpa", rows(groups)), (NAME, packed(groups, backbone.dtype))):
             config._attn_implementation = name
             try:
@@ -81,7 +95,8 @@ def _can_pack(backbone: Any) -> bool:
                 log.debug("%s is not packed: %s", type(backbone).__name__, error)
                 config._attn_implementation = "sdpa"
                 return False
-    alike = bool((found[0] - found[1]).norm() < 0.02 * found[0].norm())
+    apart = (found[0] - found[1]).norm() / found[0].norm()
+    alike = bool(apart < (ROUNDING if backbone.dtype == torch.float32 else 256 * ROUNDING))
     config._attn_implementation = NAME if alike else "sdpa"
     return alike
 
@@ -116,6 +131,8 @@ def attention(
     for asked in NEEDS_MORE:
         if more.get(asked) is not None:
             raise Unpackable(f"its attention has a {asked}")
+    if dropout:
+        raise Unpackable("its attention has dropout")
     heads, width = query.shape[1], query.shape[-1]
     query = query * (width**-0.5 if scaling is None else scaling)
     outs = []

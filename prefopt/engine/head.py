@@ -13,18 +13,23 @@ CHUNK = 2**22
 KEPT = 2**24
 """Logits that are kept for the backward pass; where there are more, each chunk is computed again."""
 
+CHANGES = ("logit_scale", "logits_scaling", "final_logit_softcapping")
+"""What a configuration says where logits are not the head's alone."""
+
 
 def logits(model: Any, states: Tensor) -> Tensor:
-    """[M, d] hidden states to [M, V] logits in fp32."""
+    """[M, d] hidden states to [M, V] logits in fp32, scaled and capped as the model's configuration says."""
+    config = model.config
     found = model.get_output_embeddings()(states).float()
-    cap = getattr(model.config, "final_logit_softcapping", None)
+    found = found * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
     return found if cap is None else cap * torch.tanh(found / cap)
 
 
 def selected(model: Any, states: Tensor, tokens: Tensor) -> Tensor:
     """[M] log pi(token) in nats, in fp32, from [M, d] hidden states and [M] token ids."""
     head = model.get_output_embeddings()
-    if type(head) is not nn.Linear or getattr(model.config, "final_logit_softcapping", None) is not None:
+    if type(head) is not nn.Linear or any(getattr(model.config, change, None) is not None for change in CHANGES):
         whole = logits(model, states)
         return whole.gather(-1, tokens[:, None])[:, 0] - whole.logsumexp(-1)
     dtype = computing(states.device.type, head.weight.dtype)

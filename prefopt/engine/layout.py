@@ -90,10 +90,10 @@ def packed(groups: Groups, dtype: torch.dtype = torch.float32) -> Packed:
     for start, tokens, context, past in (prompts, responses):
         for chosen in alike(tokens, WITHIN if device.type == "cpu" else 0.0):
             some = [values[chosen] for values in (start, tokens, context, past)]
-            block, *cells = blocked(*some, dtype=dtype, device=device)
+            block, queries, keys = blocked(*some, dtype=dtype, device=device)
             blocks.append(block)
-            asking.append(cells[0].ravel())
-            seen.append(cells[1].ravel())
+            asking.append(queries.ravel())
+            seen.append(keys.ravel())
     cells = np.concatenate(asking)
     at = np.empty(parts.sum(), np.int64)
     at[cells[::-1]] = np.arange(len(cells))[::-1]
@@ -165,15 +165,15 @@ def computing(device: str, dtype: torch.dtype) -> torch.dtype:
 
 
 @cache
-def probe() -> Groups:
+def probe(vocabulary: int) -> Groups:
     """Groups of ragged lengths, on which two layouts have to agree."""
-    length, prompt_length = torch.tensor([[2, 4], [3, 1], [1, 1]]), torch.tensor([3, 1, 2])
+    length, prompt_length = torch.tensor([[2, 9], [12, 1], [1, 1]]), torch.tensor([3, 1, 14])
     draw = torch.Generator().manual_seed(0)
     return Groups(
         index=torch.arange(3),
-        prompt=torch.randint(3, 8, (3, 3), generator=draw),
+        prompt=torch.randint(0, vocabulary, (3, 14), generator=draw),
         prompt_length=prompt_length,
-        response=torch.randint(3, 8, (3, 2, 4), generator=draw),
+        response=torch.randint(0, vocabulary, (3, 2, 12), generator=draw),
         length=length,
         mean_length=length.float().mean(),
     )

@@ -1,5 +1,7 @@
 """Packing: which models are packed, that those which are not have the same log-probs, and that nothing waits."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -50,7 +52,23 @@ def bloom() -> Any:
     return BloomForCausalLM(BloomConfig(vocab_size=23, hidden_size=16, n_layer=2, n_head=2))
 
 
-@pytest.mark.parametrize("make", [mistral, gemma2, bloom])
+def phimoe() -> Any:
+    from transformers import PhimoeConfig, PhimoeForCausalLM
+
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    more = {"num_key_value_heads": 1, "sliding_window": 4, "num_local_experts": 2}
+    return PhimoeForCausalLM(PhimoeConfig(vocab_size=23, **shape | more))
+
+
+def lfm2() -> Any:
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    more = {"num_key_value_heads": 1, "layer_types": ["conv", "full_attention"]}
+    return Lfm2ForCausalLM(Lfm2Config(vocab_size=23, **shape | more))
+
+
+@pytest.mark.parametrize("make", [mistral, gemma2, bloom, phimoe, lfm2])
 def test_a_model_whose_attention_is_not_ours_to_choose_is_not_packed_and_has_the_same_log_probs(
     make: Callable[[], Any], groups_of: Callable[..., Groups]
 ) -> None:
@@ -61,6 +79,48 @@ def test_a_model_whose_attention_is_not_ours_to_choose_is_not_packed_and_has_the
     assert model.config._attn_implementation == before
     with torch.no_grad():
         torch.testing.assert_close(token_logps(model, groups), naive(model, groups), rtol=1e-4, atol=1e-5)
+
+
+def granite() -> Any:
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return GraniteForCausalLM(GraniteConfig(vocab_size=23, logits_scaling=4.0, initializer_range=0.4, **shape))
+
+
+def cohere() -> Any:
+    from transformers import CohereConfig, CohereForCausalLM
+
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    more = {"logit_scale": 0.3, "initializer_range": 0.4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return CohereForCausalLM(CohereConfig(vocab_size=23, **shape | more))
+
+
+@pytest.mark.parametrize("make", [granite, cohere])
+def test_logits_that_a_model_scales_are_scaled(make: Callable[[], Any], groups_of: Callable[..., Groups]) -> None:
+    torch.manual_seed(5)
+    model, groups = make().eval(), groups_of(PROMPTS, LENGTHS)
+    with torch.no_grad():
+        torch.testing.assert_close(token_logps(model, groups), naive(model, groups), rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_whose_attention_was_changed_since_is_no_longer_packed(
+    build: Callable[..., Any], groups_of: Callable[..., Groups]
+) -> None:
+    model, groups = build("llama"), groups_of(PROMPTS, LENGTHS)
+    assert isinstance(laid_out(backbone(model), groups), Packed)
+    model.config._attn_implementation = "eager"
+    with torch.no_grad():
+        torch.testing.assert_close(token_logps(model, groups), naive(model, groups), rtol=1e-5, atol=1e-5)
+
+
+def test_compiled_models_go_when_nobody_uses_them(build: Callable[..., Any]) -> None:
+    model = build("llama")
+    attention.compile_packed(backbone(model))
+    gone = weakref.ref(backbone(model))
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 def test_rows_and_packed_have_the_same_states(model: Any, groups_of: Callable[..., Groups]) -> None:
