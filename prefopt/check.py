@@ -9,14 +9,16 @@ from prefopt import belief
 from prefopt.batch import Demonstrations, Pairs, Prompts
 from prefopt.config import needed
 from prefopt.errors import PrefoptError
+from prefopt.foresee import check_worlds
 from prefopt.methods.base import Method
 
 REFERENCES = ("cached", "copy", "adapter")
 
 
 def check(config: DictConfig, method: Method, model: Any, dataset: Any) -> None:
-    """Raise PrefoptError where method, model, dataset, noise and needs, of one world, do not go together."""
+    """Raise PrefoptError where method, model, dataset, noise and needs do not go together."""
     choices = config.choices
+    check_worlds(choices, {model.world}, {dataset.world}, method.worlds)
     if method.coupled and config.micro_batch_size is not None:
         raise PrefoptError(
             f"micro_batch_size={config.micro_batch_size}, but method={choices.method} compares the examples of a whole "

@@ -16,30 +16,36 @@ OF_HYDRA = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
 def foresee(config: DictConfig) -> None:
-    """Raise PrefoptError for a key that no class takes, for noise that cannot be, and for parts of different worlds."""
+    """Raise PrefoptError for a key that no class of prefopt takes, for noise that cannot be, and for parts of different
+    worlds."""
     settings = plain(config)
     for place, node in _named("", {key: value for key, value in settings.items() if key != "recipe"}):
         _check_keys(place, node)
     made(settings["noise"])
-    choices = config.choices
     target = {group: settings[group]["_target_"] for group in ("method", "model", "dataset")}
-    runs_in, holds, learns_in = (
+    said = [
         words(target[group], attribute)
         for group, attribute in (("model", "world"), ("dataset", "world"), ("method", "worlds"))
-    )
-    if runs_in != holds:
+    ]
+    if None not in said:
+        check_worlds(config.choices, *said)
+
+
+def check_worlds(choices: Mapping[str, str], runs_in: Any, holds: Any, learns_in: Any) -> None:
+    """Raise PrefoptError where the worlds that a model runs in, a dataset holds and a method learns in do not meet."""
+    if set(runs_in) != set(holds):
         raise PrefoptError(
-            f"model={choices.model} does not run on dataset={choices.dataset}",
+            f"model={choices['model']} does not run on dataset={choices['dataset']}",
             f"use {_named_for(MODELS, holds)}; or {_named_for(DATASETS, runs_in)}",
         )
-    if not runs_in <= learns_in:
+    if not set(runs_in) <= set(learns_in):
         raise PrefoptError(
-            f"method={choices.method} does not run in the {' '.join(runs_in)} world of dataset={choices.dataset}",
+            f"method={choices['method']} does not run in the {' '.join(runs_in)} world of dataset={choices['dataset']}",
             "use " + "; or ".join(f"{DATASETS[world]}, with {MODELS[world]}" for world in sorted(learns_in)),
         )
 
 
-def _named_for(names: Mapping[str, str], worlds: set[str]) -> str:
+def _named_for(names: Mapping[str, str], worlds: Any) -> str:
     return "; or ".join(names[world] for world in sorted(worlds))
 
 

@@ -28,7 +28,7 @@ Runs lie under runs/, or PREFOPT_HOME. `--cfg job` prints the composed configura
 
 
 def help_of(overrides: Sequence[str]) -> str:
-    """The help, with `overrides` applied to the configuration that it shows."""
+    """The help, with `overrides` applied to the configuration that it shows; of a sweep, each key's first value."""
     groups: dict[str, list[str]] = {}
     for path in sorted(CONF.rglob("*.yaml")):
         group = path.parent.relative_to(CONF).as_posix()

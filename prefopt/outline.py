@@ -42,8 +42,11 @@ def value(node: ast.ClassDef, attribute: str) -> ast.expr | None:
     return None
 
 
-def words(target: str, attribute: str) -> set[str]:
-    """The strings in what the class assigns to this attribute: {"text"} of `world = "text"`."""
+def words(target: str, attribute: str) -> set[str] | None:
+    """The strings in what the class assigns to this attribute: {"text"} of `world = "text"`; None where its source is
+    not prefopt's."""
+    if not target.startswith("prefopt."):
+        return None
     said = next((found for node in lineage(target) if (found := value(node, attribute)) is not None), None)
     if said is None:
         return set()

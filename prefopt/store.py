@@ -24,7 +24,7 @@ from prefopt.files import replace_text
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CANNOT_CHANGE_THE_OUTCOME = frozenset({"tracking", "hydra", "choices"})
-FORMAT = 1
+FORMAT = 2
 """Part of every fingerprint; a change of the code that changes outcomes raises it."""
 
 
@@ -188,11 +188,11 @@ def cached(
         return folder
     with held(folder.with_suffix(".lock"), lambda: None):
         if not (folder.exists() and sound(folder)):
-            shutil.rmtree(folder, ignore_errors=True)
             beside = folder.with_suffix(".part")
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir()
             make(beside)
             (beside / "key.json").write_text(json.dumps(key, indent=2, default=str))
+            shutil.rmtree(folder, ignore_errors=True)
             beside.rename(folder)
     return folder

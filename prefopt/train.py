@@ -34,10 +34,9 @@ def job(config: DictConfig) -> float | None:
 def main() -> None:
     silence()
     given = sys.argv[1:]
-    overrides = [argument for argument in given if "=" in argument]
-    check_choices(overrides)
+    check_choices([argument for argument in given if "=" in argument])
     if {"-h", "--help"} & set(given):
-        print(help_of(overrides))
+        print(help_of([argument.partition(",")[0] for argument in given if not argument.startswith("-")]))
         return
     launcher = next((argument for argument in given if argument.startswith(("hydra/launcher=", "hydra.launcher."))), "")
     if not {"-m", "--multirun"} & set(given):

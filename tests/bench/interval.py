@@ -25,6 +25,10 @@ def ratio(theirs: Sequence[float], ours: Sequence[float]) -> Ratio:
     return Ratio(float(np.divide(*pairs.sum(0))), float(low), float(high))
 
 
+def mean(values: Sequence[float]) -> Ratio:
+    return ratio(values, np.ones(len(values)))
+
+
 def dealt(seconds: Sequence[float], weights: Sequence[int], blocks: int) -> list[float]:
     """Seconds of `blocks` blocks: steps are dealt out in the order of `weights`, there and back again, so that each
     block has long and short batches alike."""

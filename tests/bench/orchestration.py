@@ -16,7 +16,7 @@ from typing import Any
 BATCH, BLOCK, WARM, BLOCKS = 8, 100, 3, 20
 
 
-def measured(out: Path | None = None) -> dict[str, Any]:
+def measured() -> dict[str, Any]:
     """CPU milliseconds a step of each block, of the run and of the bare loop; `ms a step` is what lies between."""
     import numpy as np
     import torch

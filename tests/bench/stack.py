@@ -98,32 +98,25 @@ def resampled(costs: list[Cost]) -> Any:
     return np.concatenate([values.mean(0)[None], values[chosen].mean(1)])
 
 
-def main() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
-    from prefopt.tracking.telemetry import silence
-
-    silence()
+def measured(turns: int = TURNS) -> dict[str, dict[str, list[float]]]:
+    """By stack, of training, of the whole and of a step: CPU seconds one after the other and as one, and the ratio with
+    the ends of its interval."""
     import numpy as np
-    from rich.console import Console
-    from rich.progress import Progress
-    from rich.table import Table
 
     clocks = Clocks()
     clocks.together(SWEEPS["one method"][:2], 1)
     clocks.alone(SWEEPS["one method"][0], 1)
     stacks: dict[tuple[str, int, int], list[Cost]] = {}
     alone: dict[tuple[str, int], list[Cost]] = {}
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        for turn in progress.track(range(TURNS), description="stacks and cells in turn"):
-            for rounds in ROUNDS:
-                for sweep, count in STACKS:
-                    if count == 64 or rounds == ROUNDS[0]:
-                        cost = clocks.together(SWEEPS[sweep][:count], rounds)
-                        stacks.setdefault((sweep, count, rounds), []).append(cost)
-                for sweep, cells in SWEEPS.items():
-                    costs = [clocks.alone(cell, rounds) for cell in cells[5 * turn :: 64 // AT_A_TURN][:AT_A_TURN]]
-                    alone.setdefault((sweep, rounds), []).extend(costs)
-    table = Table("cells", "", "one after the other, CPU s", "as one", "times as fast", "90 % interval")
+    for turn in range(turns):
+        for rounds in ROUNDS:
+            for sweep, count in STACKS:
+                if count == 64 or rounds == ROUNDS[0]:
+                    stacks.setdefault((sweep, count, rounds), []).append(clocks.together(SWEEPS[sweep][:count], rounds))
+            for sweep, cells in SWEEPS.items():
+                costs = [clocks.alone(cell, rounds) for cell in cells[5 * turn :: 64 // AT_A_TURN][:AT_A_TURN]]
+                alone.setdefault((sweep, rounds), []).extend(costs)
+    found: dict[str, dict[str, list[float]]] = {}
     for sweep, count in STACKS:
         means = {
             rounds: (count * resampled(alone[sweep, rounds]), resampled(stacks[sweep, count, rounds]))
@@ -136,16 +129,25 @@ def main() -> None:
             more = 16 * (ROUNDS[1] - ROUNDS[0])
             rows["a step"] = [(b - a)[:, 0] / more for a, b in zip(short, means[ROUNDS[1]], strict=True)]
         for name, (apart, together) in rows.items():
-            ratio = apart / together
-            low, high = np.quantile(ratio[1:], (0.05, 0.95))
-            table.add_row(
-                f"{count}, {sweep}" if name == "training" else "",
-                name,
-                f"{apart[0]:.4f}",
-                f"{together[0]:.4f}",
-                f"{ratio[0]:.1f}",
-                f"{low:.1f} .. {high:.1f}",
-            )
+            ends = np.quantile((apart / together)[1:], (0.05, 0.95))
+            figures = [apart[0], together[0], apart[0] / together[0], *ends]
+            found.setdefault(f"{count}, {sweep}", {})[name] = [float(figure) for figure in figures]
+    return found
+
+
+def main() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from prefopt.tracking.telemetry import silence
+
+    silence()
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("cells", "", "one after the other, CPU s", "as one", "times as fast", "90 % interval")
+    for cells, rows in measured().items():
+        for name, (apart, together, ratio, low, high) in rows.items():
+            shown = cells if name == "training" else ""
+            table.add_row(shown, name, f"{apart:.4f}", f"{together:.4f}", f"{ratio:.1f}", f"{low:.1f} .. {high:.1f}")
     Console(width=110).print(table)
 
 

@@ -49,8 +49,10 @@ def cpu_seconds(arguments: list[str]) -> float:
     with tempfile.TemporaryDirectory() as home:
         before = os.times()
         environment = os.environ | {"PREFOPT_HOME": home, "OMP_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, check=False)
+        ended = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, check=False)
         after = os.times()
+    expected = 2 if "method=rdpp" in arguments else 0
+    assert ended.returncode == expected, ended.stderr
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 

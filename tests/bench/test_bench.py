@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +169,20 @@ def test_what_was_not_measured_or_is_void_has_no_figure() -> None:
     )
     void = {"throughput xs": {"checks": {"losses": {"agrees": False}}, "profiles": {}}}
     assert {row.measured for row in report.rows(void) if row.setting.startswith("1.3M, ")} == {"void"}
+
+
+@pytest.mark.parametrize("part", [*bench.PARTS.values(), *bench.QUICK.values()], ids=lambda part: part.module)
+def test_every_part_can_be_measured_with_what_it_is_given(part: bench.Part) -> None:
+    signature(import_module(part.module).measured).bind(**part.arguments)
+
+
+def test_stacks_orchestration_and_start_up_have_their_rows() -> None:
+    figures = {name: [64.0, 1.0, 64.0, 60.0, 68.0] for name in ("a step", "training", "the whole")}
+    found = {
+        "stack": {"64, one method": figures, "64, four methods": figures},
+        "orchestration": {"ms a step": [0.5, 0.6]},
+        "startup": {"--help": [0.3, 0.2], "list": [0.3], "configuration error": [0.5]},
+        "cells": {"exact world": [0.06], "text": [0.2]},
+    }
+    reached = [row.reached for row in report.rows(found) if row.measured != "not measured" and row.target]
+    assert reached == ["yes", "yes", "yes", "yes", "yes", "no", "yes", "no"]

@@ -1,4 +1,4 @@
-"""What logging costs a step of the tiny model, in CPU seconds of one training run: `make bench`.
+"""What logging costs a step of the tiny model, in CPU seconds of one training run.
 
 Every step is given the same batch, and is logged (read, written to the event file, sent to SQLite by the process
 beside) or not at all, a few steps the one and a few the other, so that whatever else the machine does hits both alike.
