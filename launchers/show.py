@@ -39,7 +39,7 @@ def show_plan(manifest: Manifest, found: Mapping[str, State], todo: Sequence[Bat
     for note in shared_caches(manifest):
         console.print(f"shared  {note}", highlight=False, soft_wrap=True)
     for batch in todo:
-        console.print(f"jobs    {layout(batch, options)}", highlight=False)
+        console.print(f"jobs    {layout(batch, options)}", highlight=False, soft_wrap=True)
         if options.cluster == "slurm" and not options.submit:
             console.print(f"\n{escape(sbatch_text(manifest, options, batch))}", style="dim", soft_wrap=True)
     if not todo:
