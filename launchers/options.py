@@ -17,7 +17,8 @@ class Options:
     on_error: continue, or stop: no further cell begins after one has failed.
     cells_per_job: cells in one allocation.
     at_once: how many of those work at a time, each in a process with its share of the CPUs; 1: all in one process.
-    stack: train cells of exact worlds that are alike as one; their figures are those alone but for rounding.
+    stack: train cells of exact worlds that are alike as one; their figures are those alone but for rounding, and they
+    all begin together.
     jobs: how many processes work at a time (local); null: one for each GPU, or for each core.
     resends: how often a cell whose job was lost (killed, out of memory, a node gone) is sent again while waiting.
     poll_s: seconds between two looks at the runs and the queue.

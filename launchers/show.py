@@ -39,7 +39,7 @@ def show_plan(manifest: Manifest, found: Mapping[str, State], todo: Sequence[Bat
     for note in shared_caches(manifest):
         console.print(f"shared  {note}", highlight=False, soft_wrap=True)
     for batch in todo:
-        console.print(f"jobs    {layout(batch, options)}", highlight=False)
+        console.print(f"jobs    {layout(batch, options)}", highlight=False, soft_wrap=True)
         if options.cluster == "slurm" and not options.submit:
             console.print(f"\n{escape(sbatch_text(manifest, options, batch))}", style="dim", soft_wrap=True)
     if not todo:
@@ -62,12 +62,13 @@ def shared_caches(manifest: Manifest) -> list[str]:
 def layout(batch: Batch, options: Options) -> str:
     """How the runs of a batch lie on jobs: `array of 12 jobs, up to 2 cells each`."""
     jobs, runs = len(batch.works), len(batch.works[0].runs)
+    stacked = "; exact ones that are alike train as one" if batch.works[0].stack and runs > 1 else ""
     if options.cluster == "local":
-        return f"{batch.at_once} {batch.says} take {runs} runs from one list"
+        return f"{batch.at_once} {batch.says} take {runs} runs from one list{stacked}"
     width = f"{options.nodes} nodes x {options.tasks_per_node} tasks" if options.nodes > 1 else ""
     forks = batch.works[0].forks
     each = f", up to {runs} cells each" + (f", {forks} at a time" if forks else "") if runs > 1 else ""
-    return f"{batch.says}: {f'array of {jobs} jobs' if jobs > 1 else '1 job'}{each}{', ' * bool(width)}{width}"
+    return f"{batch.says}: {f'array of {jobs} jobs' if jobs > 1 else '1 job'}{each}{', ' * bool(width)}{width}{stacked}"
 
 
 def styled(state: State) -> str:
@@ -141,10 +142,9 @@ def last_step(run: Path) -> str:
 
 
 def _show_failure(console: Any, run: Path) -> None:
-    error = run / "error.txt"
+    error, log = run / "error.txt", run / "log.txt"
     said = error.read_text().strip().splitlines() if error.exists() else []
-    console.print(
-        f"[red]failed[/red]  {run.name}; its log is {shown(run / 'log.txt')}", highlight=False, soft_wrap=True
-    )
+    where = f"its log is {shown(log)}" if log.exists() else f"see {shown(error)}"
+    console.print(f"[red]failed[/red]  {run.name}; {where}", highlight=False, soft_wrap=True)
     for line in said[-TRACEBACK_LINES:]:
         console.print(f"        {line}", style="dim", markup=False, highlight=False, soft_wrap=True)

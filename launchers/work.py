@@ -36,7 +36,8 @@ CHANGED = "send the sweep again; or put back what was there when it was sent, an
 class Work:
     """The runs of one job of a sweep, sent at this time. shared: other jobs take from the same list, so what is taken
     is passed over. forks: how many runs are carried out side by side, each in a fork; 0: all in this process.
-    stack: whether cells of exact worlds are trained as one, as far as they are alike, in as many stacks as forks.
+    stack: whether cells of exact worlds are trained as one, as far as they are alike, in as many stacks as forks. What
+    they print is in the job's log, while a run by itself has a `log.txt`.
 
     Called by submitit in the job; its exit code is that of the first run that failed. What has failed since the job was
     sent, in a job before a requeue or in one beside it, is not tried again.
@@ -76,14 +77,16 @@ class Work:
         return DelayedSubmission(self)
 
     def _groups(self, manifest: Manifest) -> list[Names]:
-        """The runs, those together that one stack carries out."""
+        """The runs, those together that one stack carries out; what several processes carry out is by itself."""
         from hydra.utils import get_object
 
         entries = [manifest.entry(name) for name in self.runs]
+        if not self.stack or ranks.world() > 1:
+            return [(entry.run,) for entry in entries]
         stacked = [
             entry.run
             for entry in entries
-            if self.stack and entry.index is not None and get_object(entry.config["model"]["_target_"]).world == "exact"
+            if entry.index is not None and get_object(entry.config["model"]["_target_"]).world == "exact"
         ]
         size = max(1, -(-len(stacked) // max(1, self.forks)))
         stacks = [tuple(stacked[start : start + size]) for start in range(0, len(stacked), size)]
@@ -126,7 +129,7 @@ class Work:
                 left.difference_update(names)
                 if code < 0:
                     for name in names:
-                        lost(manifest.stored(name), signal.Signals(-code).name)
+                        lost(manifest.stored(name), signal.Signals(-code).name, self.sent)
                 yield code
         if left and stop.asked():
             yield Interrupted.exit_code
@@ -138,6 +141,8 @@ class Work:
         since = self.sent if ranks.world() == 1 else None  # of several, one may just have been lost
         again = {name for name in names if since and not self.shared and manifest.stored(name).failed_since(since)}
         entries = [manifest.entry(name) for name in names if name not in again]
+        for entry in entries:
+            manifest.stored(entry.run).folder.mkdir(parents=True, exist_ok=True)
         if len(names) == 1:
             errors = [self._alone(manifest, entry, since) for entry in entries]
         else:
@@ -151,9 +156,8 @@ class Work:
         """What ended the run, which has its own log; None where nothing did."""
         from prefopt.run import run
 
-        stored = manifest.stored(entry.run)
-        stored.folder.mkdir(parents=True, exist_ok=True)
-        with logged(stored.folder / ("log.txt" if ranks.first() else f"log.{ranks.place().rank}.txt")):
+        log = "log.txt" if ranks.first() else f"log.{ranks.place().rank}.txt"
+        with logged(manifest.stored(entry.run).folder / log):
             try:
                 config, planned = _planned(manifest, entry)
                 run(config, wait=not self.shared, planned=planned, since=since)
@@ -203,10 +207,13 @@ def _said(error: Exception) -> str:
     return "".join(traceback.format_exception(error)).strip()
 
 
-def lost(stored: Run, cause: str) -> None:
-    """Say that the process which carried out this run was ended from outside, unless another has the run."""
+def lost(stored: Run, cause: str, sent: float) -> None:
+    """Say that the process which carried out this run was ended from outside, unless the run had ended since it was
+    sent, or another process has it."""
+    if stored.done or stored.failed_since(sent):
+        return
     print(f"{stored.name}: its process was ended by {cause}", flush=True)
-    if stored.folder.exists() and not stored.done and not held(stored):
+    if stored.folder.exists() and not held(stored):
         stored.mark("lost")
 
 

@@ -111,7 +111,10 @@ def _trained_together(
             else:
                 if training is not None:
                     entered.append((k, rest.pop_all(), training))
-    trained = fit_together([training for *_, training in entered])
+    try:
+        trained = fit_together([training for *_, training in entered])
+    except Exception as error:  # it is the end of all, and each must say so
+        trained = [error] * len(entered)
     for (k, rest, _), end in zip(entered, trained, strict=True):
         try:
             with rest:

@@ -101,7 +101,10 @@ def _plain(value: Any) -> bool:
 
 def _optimiser(method: Method) -> Hashable:
     """Its kind and its settings but for the learning rate."""
-    (optimizer,), _ = method.configure_optimizers()
+    try:
+        (optimizer,), _ = method.configure_optimizers()
+    except Exception as error:  # which the run will raise when it trains alone
+        raise Apart(f"its optimiser cannot be made: {error}") from error
     if type(optimizer) not in PROPORTIONAL or len(optimizer.param_groups) > 1:
         raise Apart(f"{type(optimizer).__name__} mixes numbers, or has several rates")
     return type(optimizer), str({name: value for name, value in optimizer.defaults.items() if name != "lr"})

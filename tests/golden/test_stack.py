@@ -237,6 +237,27 @@ def test_cells_that_are_told_to_stop_begin_anew(tmp_path: Path, monkeypatch: pyt
         assert_same(one, other)
 
 
+def test_a_rate_that_the_optimiser_refuses_is_the_end_of_its_cell_alone(home: Path) -> None:
+    swept = cells("dpo", "model=tabular", swept=[("seed=0",), ("optimizer.lr=-1",), ("seed=1",)])
+    assert carried_out(swept) == [None, ValueError, None]
+    assert [left(cell).state for cell in swept] == ["done", "failed", "done"]
+    assert "Invalid learning rate" in (kept(swept[1]).folder / "error.txt").read_text()
+
+
+def test_an_error_outside_of_any_cell_is_the_end_of_all_and_each_says_so(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(trainings: Sequence[Training]) -> None:
+        raise MemoryError(f"no room for {len(trainings)} runs")
+
+    monkeypatch.setattr("prefopt.run.fit_together", broken)
+    swept = cells("dpo", "model=tabular", swept=SEEDS[:2])
+    assert carried_out(swept) == [MemoryError] * 2
+    for cell in swept:
+        assert left(cell).state == "failed"
+        assert "no room for 2 runs" in (kept(cell).folder / "error.txt").read_text()
+
+
 def test_a_cell_that_is_done_or_held_does_not_keep_the_others(home: Path, alone: list[str]) -> None:
     swept = cells("dpo", "model=tabular", swept=[(f"seed={seed}",) for seed in range(4)])
     written = run(configured(swept[0])[0]).results.stat().st_mtime_ns

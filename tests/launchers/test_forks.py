@@ -3,13 +3,14 @@
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launchers.forks import forked
+from launchers.forks import Names, forked
 from launchers.jobs import batches
 from launchers.options import Options
 from launchers.preflight import fitting
@@ -29,41 +30,41 @@ def always() -> bool:
 
 
 def test_each_ends_with_its_own_code_in_a_process_of_its_own() -> None:
-    ends: dict[str, Callable[[], Any]] = {
-        "done": lambda: 0,
-        "failed": lambda: 3,
-        "raised": lambda: 1 / 0,
-        "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    ends: dict[Names, Callable[[], Any]] = {
+        ("done", "and another"): lambda: 0,
+        ("failed",): lambda: 3,
+        ("raised",): lambda: 1 / 0,
+        ("killed",): lambda: os.kill(os.getpid(), signal.SIGKILL),
     }
-    codes = dict(forked(list(ends), 2, lambda name: ends[name](), always))
-    assert codes == {"done": 0, "failed": 3, "raised": 1, "killed": -signal.SIGKILL}
+    codes = dict(forked(list(ends), 2, lambda names: ends[names](), always))
+    assert codes == dict(zip(ends, [0, 3, 1, -signal.SIGKILL], strict=True))
 
 
 def test_no_more_than_so_many_are_under_way(tmp_path: Path) -> None:
-    def carried_out(name: str) -> int:
-        (tmp_path / name).touch()
+    def carried_out(names: Names) -> int:
+        (tmp_path / names[0]).touch()
         under_way = len(list(tmp_path.iterdir()))
-        (tmp_path / name).unlink()
+        (tmp_path / names[0]).unlink()
         return under_way
 
-    codes = dict(forked([str(number) for number in range(12)], 2, carried_out, always))
+    codes = dict(forked([(str(number),) for number in range(12)], 2, carried_out, always))
     assert len(codes) == 12 and set(codes.values()) <= {1, 2}
 
 
 def test_two_are_under_way_together() -> None:
     here, there = os.pipe(), os.pipe()
-    pipes = {"a": (here[1], there[0]), "b": (there[1], here[0])}
+    pipes = {("a",): (here[1], there[0]), ("b",): (there[1], here[0])}
 
-    def met(name: str) -> int:
-        mine, other = pipes[name]
+    def met(names: Names) -> int:
+        mine, other = pipes[names]
         os.write(mine, b".")
         return 0 if os.read(other, 1) == b"." else 1
 
-    assert dict(forked(["a", "b"], 2, met, always)) == {"a": 0, "b": 0}
+    assert dict(forked(list(pipes), 2, met, always)) == {("a",): 0, ("b",): 0}
 
 
 def test_none_begins_once_it_shall_not_go_on() -> None:
-    ends = {"a": 0, "b": 5, "never": 0}
+    ends = {("a",): 0, ("b",): 5, ("never",): 0}
     codes: list[int] = []
     for _, code in forked(list(ends), 1, ends.__getitem__, lambda: 5 not in codes):
         codes.append(code)
@@ -71,25 +72,25 @@ def test_none_begins_once_it_shall_not_go_on() -> None:
 
 
 def test_a_job_that_is_told_to_stop_tells_its_forks_and_waits_for_them() -> None:
-    def until_told(name: str) -> int:
+    def until_told(names: Names) -> int:
         os.kill(os.getppid(), signal.SIGTERM)
         until(stop.asked, "the signal")
         return 7
 
     with stop.heeded():
-        codes = dict(forked(["a", "b", "never"], 2, until_told, lambda: not stop.asked()))
-    assert codes in ({"a": 7}, {"a": 7, "b": 7})
+        codes = dict(forked([("a",), ("b",), ("never",)], 2, until_told, lambda: not stop.asked()))
+    assert codes in ({("a",): 7}, {("a",): 7, ("b",): 7})
 
 
 def test_forks_are_told_to_stop_when_their_job_dies(tmp_path: Path) -> None:
-    def until_told(name: str) -> int:
-        (tmp_path / name).touch()
+    def until_told(names: Names) -> int:
+        (tmp_path / names[0]).touch()
         until(stop.asked, "the signal")
-        (tmp_path / name).write_text(stop.asked())
+        (tmp_path / names[0]).write_text(stop.asked())
         return 0
 
     with stop.heeded():
-        job = multiprocessing.get_context("fork").Process(target=lambda: list(forked(["a"], 1, until_told, always)))
+        job = multiprocessing.get_context("fork").Process(target=lambda: list(forked([("a",)], 1, until_told, always)))
         job.start()
         until((tmp_path / "a").exists, "the fork to begin")
         job.kill()
@@ -97,20 +98,25 @@ def test_forks_are_told_to_stop_when_their_job_dies(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "SIGTERM"
 
 
-def test_a_cell_whose_fork_was_killed_is_lost_while_its_job_goes_on(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest = plan([["method=dpo"], ["method=rdpo"]])
+def test_a_cell_whose_fork_was_killed_is_lost_while_its_job_goes_on_unless_it_had_ended(
+    plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = plan([["method=dpo"], ["method=rdpo"], ["method=ipo"], ["method=cdpo"]])
     names = tuple(cell.run for cell in manifest.cells)
-    manifest = manifest.sent([Job("7", "local", names, 1.0)])
+    sent = time.time()
+    manifest = manifest.sent([Job("7", "local", names, sent)])
     monkeypatch.setattr("launchers.states._runs", lambda process: True)
-    killed, done_meanwhile = manifest.runs()
-    for run in (killed, done_meanwhile):
+    killed, done_meanwhile, failed_meanwhile, failed_before = manifest.runs()
+    for run in manifest.runs():
         run.folder.mkdir(parents=True)
         run.mark("running")
     done_meanwhile.results.touch()
     done_meanwhile.mark("done")
-    for run in (killed, done_meanwhile):
-        lost(run, "SIGKILL")
-    assert [known_states(manifest)[name].state for name in names] == ["lost", "done"]
+    failed_meanwhile.mark("failed")
+    failed_before.mark("failed", time=sent - 1)
+    for run in manifest.runs():
+        lost(run, "SIGKILL", sent)
+    assert [known_states(manifest)[name].state for name in names] == ["lost", "done", "failed", "lost"]
     manifest = manifest.sent([Job("8", "local", names[:1], killed.status()["time"] + 1)])
     assert known_states(manifest)[names[0]].state == "queued"
 
