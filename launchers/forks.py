@@ -10,14 +10,15 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from functools import partial
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from prefopt import stop
-from prefopt.errors import PrefoptError
+from prefopt.errors import Interrupted
 from prefopt.manifest import Cell
+from prefopt.progress import say
 
 GLANCE_S = 0.5
 """Seconds between two looks at whether this process was told to stop."""
@@ -64,15 +65,24 @@ def warm(entries: Iterable[Cell]) -> int:
         os.environ["PREFOPT_HOME"] = scratch
         try:
             for world in sorted(worlds):
-                run(composed([*SMALLEST, *REHEARSALS[world]]))
+                tried(partial(run, composed([*SMALLEST, *REHEARSALS[world]])), f"a rehearsal of the {world} world")
         finally:
             os.environ["PREFOPT_HOME"] = home
     for config in each.values():
-        with suppress(PrefoptError):  # the run itself will say it
-            read_ahead(OmegaConf.create(dict(config)))
+        tried(partial(read_ahead, OmegaConf.create(dict(config))), "reading data ahead")
     gc.collect()
     gc.freeze()  # a fork's collector would look through, and so copy, all that was imported
     return threads
+
+
+def tried(do: Callable[[], Any], what: str) -> None:
+    """Do what only saves time: where it fails, the runs will say why."""
+    try:
+        do()
+    except Interrupted:
+        raise
+    except Exception as error:
+        say(f"{what} failed before any run began: {error}", "yellow")
 
 
 def use(threads: int) -> None:
@@ -100,7 +110,7 @@ def forked(
     while running or (waiting and goes_on()):
         while waiting and len(running) < most and goes_on():
             names = waiting.popleft()
-            begun = fork.Process(target=_left, args=(carried_out, names))
+            begun = fork.Process(target=_left, args=(carried_out, names, os.getpid()))
             begun.start()
             running[begun.sentinel] = names, begun
         for sentinel in connection.wait(running, GLANCE_S):
@@ -113,7 +123,9 @@ def forked(
                 process.terminate()
 
 
-def _left(carried_out: Callable[[Names], int], names: Names) -> None:
+def _left(carried_out: Callable[[Names], int], names: Names, parent: int) -> None:
     """What a fork does. It is told to stop when its parent dies, for nobody else knows of it."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(Interrupted.exit_code)
     sys.exit(carried_out(names))
