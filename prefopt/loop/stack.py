@@ -5,7 +5,6 @@ between the methods, such as beta, are tensors along that axis. Each run writes 
 one that is stopped begins anew, after seconds.
 """
 
-import logging
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,9 +25,7 @@ from prefopt.loop.fit import Training, device_of, fit
 from prefopt.loop.record import check, evaluations
 from prefopt.methods.base import Meter, Method
 from prefopt.methods.memory import Memory
-from prefopt.progress import bar
-
-log = logging.getLogger(__name__)
+from prefopt.progress import bar, say
 
 Tensors = dict[str, Tensor]
 
@@ -36,15 +33,19 @@ Tensors = dict[str, Tensor]
 def fit_together(trainings: Sequence[Training]) -> list[Exception | None]:
     """Train them all, those that are alike as one; what each would have raised alone, None where nothing."""
     ends: dict[int, Exception | None] = {}
+    reasons: dict[int, str] = {}
     for key in (likeness, _twins):
-        for members in _groups(trainings, [k for k in range(len(trainings)) if k not in ends], key):
-            together = [trainings[k] for k in members]
+        for members in _groups(trainings, [k for k in range(len(trainings)) if k not in ends], key, reasons):
             try:
-                stack = Stack(together)
+                stack = Stack([trainings[k] for k in members])
             except Apart as reason:
-                log.debug("%s and %d more do not train as one: %s", together[0].folder.name, len(members) - 1, reason)
+                reasons |= dict.fromkeys(members, str(reason))
             else:
                 ends |= zip(members, _fitted(stack), strict=True)
+    apart = [k for k in range(len(trainings)) if k not in ends]
+    if apart and len(trainings) > 1:
+        first, why = trainings[apart[0]].folder.name, reasons.get(apart[0], "no other is like it")
+        say(f"{len(apart)} of {len(trainings)} runs train alone; {first}: {why}")
     return [ends[k] if k in ends else _alone(training) for k, training in enumerate(trainings)]
 
 
@@ -55,15 +56,18 @@ def _twins(training: Training) -> Hashable:
 
 
 def _groups(
-    trainings: Sequence[Training], members: Sequence[int], key: Callable[[Training], Hashable]
+    trainings: Sequence[Training],
+    members: Sequence[int],
+    key: Callable[[Training], Hashable],
+    reasons: dict[int, str],
 ) -> list[list[int]]:
-    """The members of every group of two or more that are alike."""
+    """The members of every group of two or more that are alike; why others are in none is written to `reasons`."""
     found: dict[Hashable, list[int]] = {}
     for k in members:
         try:
             found.setdefault(key(trainings[k]), []).append(k)
         except Apart as reason:
-            log.debug("%s trains alone: %s", trainings[k].folder.name, reason)
+            reasons[k] = str(reason)
     return [group for group in found.values() if len(group) > 1]
 
 
