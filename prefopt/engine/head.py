@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from prefopt.engine.layout import computing
 
@@ -30,13 +31,33 @@ def selected(model: Any, states: Tensor, tokens: Tensor) -> Tensor:
     """[M] log pi(token) in nats, in fp32, from [M, d] hidden states and [M] token ids."""
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or any(getattr(model.config, change, None) is not None for change in CHANGES):
-        whole = logits(model, states)
-        return whole.gather(-1, tokens[:, None])[:, 0] - whole.logsumexp(-1)
+        parts = zip(states.split(rows_at_once(model)), tokens.split(rows_at_once(model)), strict=True)
+        return torch.cat([checkpoint(_selected, model, *part, use_reentrant=False) for part in parts])
     dtype = computing(states.device.type, head.weight.dtype)
     bias = None if head.bias is None else head.bias.to(dtype)
     keep = torch.is_grad_enabled() and len(states) * len(head.weight) <= KEPT
     found: Tensor = Selected.apply(states.to(dtype), head.weight.to(dtype), bias, tokens, keep)
     return found
+
+
+def _selected(model: Any, states: Tensor, tokens: Tensor) -> Tensor:
+    whole = logits(model, states)
+    return whole.gather(-1, tokens[:, None])[:, 0] - whole.logsumexp(-1)
+
+
+@torch.no_grad()
+def collisions(model: Any, states: Tensor) -> Tensor:
+    """[M] log sum_v pi(v)^2 in nats, from [M, d] hidden states."""
+
+    def agree(z: Tensor) -> Tensor:
+        return (2 * z).logsumexp(-1) - 2 * z.logsumexp(-1)
+
+    return torch.cat([agree(logits(model, part)) for part in states.split(rows_at_once(model))])
+
+
+def rows_at_once(model: Any) -> int:
+    """How many tokens' logits are worked on together."""
+    return max(1, CHUNK // model.config.vocab_size)
 
 
 class Selected(torch.autograd.Function):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from prefopt.batch import Groups
 from prefopt.engine.attention import laid_out, states
-from prefopt.engine.head import logits, selected
+from prefopt.engine.head import collisions, selected
 from prefopt.engine.layout import Layout
 
 
@@ -26,8 +26,7 @@ def token_collisions(model: Any, groups: Groups) -> Tensor:
     """log sum_v pi(v | prompt, response so far)^2 in nats, the log-probability that two draws of the token agree:
     [B, n, T] in fp32, zero outside the response."""
     hidden, _ = response_states(model, groups)
-    found = logits(model, hidden)
-    return spread((2 * found).logsumexp(-1) - 2 * found.logsumexp(-1), groups)
+    return spread(collisions(model, hidden), groups)
 
 
 def response_states(model: Any, groups: Groups) -> tuple[Tensor, Layout]:

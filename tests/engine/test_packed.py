@@ -96,12 +96,18 @@ def cohere() -> Any:
     return CohereForCausalLM(CohereConfig(vocab_size=23, **shape | more))
 
 
-@pytest.mark.parametrize("make", [granite, cohere])
-def test_logits_that_a_model_scales_are_scaled(make: Callable[[], Any], groups_of: Callable[..., Groups]) -> None:
+@pytest.mark.parametrize("make", [granite, cohere, gemma2])
+def test_logits_that_a_model_changes_are_changed_in_chunks_too(
+    make: Callable[[], Any], groups_of: Callable[..., Groups], monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(5)
     model, groups = make().eval(), groups_of(PROMPTS, LENGTHS)
-    with torch.no_grad():
-        torch.testing.assert_close(token_logps(model, groups), naive(model, groups), rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(head, "CHUNK", 3 * 23)
+    found, expected = token_logps(model, groups), naive(model, groups)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    one, other = gradients(model, found), gradients(model, expected)
+    for key in other:
+        torch.testing.assert_close(one[key], other[key], rtol=1e-3, atol=1e-4)
 
 
 def test_a_model_whose_attention_was_changed_since_is_no_longer_packed(
