@@ -207,6 +207,26 @@ def test_cells_side_by_side_in_one_job_lose_nothing_to_preemption_and_a_kill(
     assert_same(outcome(lab.home, runs), outcome(alone.home, runs))
 
 
+def test_cells_that_train_as_one_in_a_job_begin_anew_when_it_is_preempted_and_end_as_they_would_alone(
+    lab: Lab, slurm: Any, tmp_path: Path
+) -> None:
+    packed = ("hydra.launcher.cells_per_job=3", "hydra.launcher.stack=true", "hydra.launcher.preflight=false")
+    longer = (*LONG, "rounds=1200")
+    sweep = command("prefopt.train", "-m", *longer, "seed=0,1,2", *ON_SLURM, *packed, home=lab.home)
+    slurm.until(lambda: len(list(lab.home.glob("*/metrics.jsonl"))) == 3, 180, "three cells to train")
+    runs = lab.manifest().runs()
+    assert len({run.status()["pid"] for run in runs}) == 1
+    slurm.preempt()
+    result = ended(sweep)
+    assert result.code == 0, result.said
+    assert "1 job, up to 3 cells each; exact ones that are alike train as one" in result.said
+    assert [(run.status()["restarts"], run.checkpoints.exists()) for run in runs] == [(1, False)] * 3
+    alone = Run(tmp_path / "alone" / runs[0].name)
+    assert ended(command("prefopt.train", *longer, "seed=0", home=alone.folder.parent)).code == 0
+    stacked, expected = (json.loads(run.results.read_text())["figures"] for run in (runs[0], alone))
+    assert stacked == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
 def running(runs: list[Any], restarts: int) -> list[Any]:
     """Those at work that were taken up again so many times, and have a checkpoint to go on from."""
     told = {run: run.status() for run in runs if (run.checkpoints / "last.ckpt").exists()}
