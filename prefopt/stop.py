@@ -1,6 +1,7 @@
 """Being told to stop: a signal sets a flag, and who works looks at it where stopping loses nothing."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -56,9 +57,10 @@ def heeded() -> Iterator[None]:
 
 
 def listen() -> None:
-    """Take the signals, back from whoever took them since `heeded` was entered."""
-    for number in SIGNALS:
-        signal.signal(number, _ask)
+    """Take the signals, back from whoever took them since `heeded` was entered; only the main thread can."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, _ask)
 
 
 @contextmanager

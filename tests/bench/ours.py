@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from turns import in_turn
 
-from prefopt import stop
 from prefopt.engine.loader import batches
 from prefopt.engine.reference import with_reference
 from prefopt.loop.fit import Training, fit, schedule
@@ -91,5 +90,4 @@ def steps(model: Any, table: Any, folder: Path, *, precision: str, batch_size: i
         )
         events.close()
 
-    stop.listen = lambda: None  # only the main thread may take signals, and has, in `stop.heeded`
     return in_turn(train)
