@@ -38,6 +38,7 @@ PARTS = {
     "throughput xs": Part("throughput", {"size": "xs"}),
     "memory": Part("memory", {"size": "s", "batch": 8, "precisions": ["bf16-mixed" if half() else "32-true"]}),
     "startup": Part("startup", {"stages": ["--help", "list", "configuration error"]}),
+    "cells": Part("cells", {}),
     "stack": Part("stack", {}),
     "orchestration": Part("orchestration", {}),
     "growth": Part("growth", {}),

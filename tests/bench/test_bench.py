@@ -177,6 +177,7 @@ def test_every_part_can_be_measured_with_what_it_is_given(part: bench.Part) -> N
 
 
 def test_stacks_orchestration_and_start_up_have_their_rows() -> None:
+    assert {"stack", "orchestration", "startup", "cells"} <= bench.PARTS.keys()
     figures = {name: [64.0, 1.0, 64.0, 60.0, 68.0] for name in ("a step", "training", "the whole")}
     found = {
         "stack": {"64, one method": figures, "64, four methods": figures},
