@@ -34,7 +34,7 @@ format: setup ## let ruff format and mend
 ui: setup ## MLflow's interface, on this machine only
 	$(BIN)/python -m prefopt.track ui $(ARGS)
 
-bench: setup ## how fast it is, against the targets, in under eight minutes
+bench: setup ## how fast it is, against the targets, in about a quarter of an hour
 	$(BIN)/python tests/bench/bench.py $(ARGS)
 
 bench-gpu: setup ## the same on one GPU, in under nine

@@ -57,6 +57,8 @@ class Record(L.Callback):
         if means := method.meter.read():
             means["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
             self.events.write(trainer.global_step, means)
+        for memory in method._memories:
+            memory.tell()
 
     def check(self, trainer: L.Trainer, method: Method) -> None:
         rounds: Any = trainer.datamodule

@@ -159,7 +159,6 @@ class Method(L.LightningModule):
         optimizer.step(closure)
         for memory in self._memories:
             memory.learn()
-            memory.tell()
         self.meter.step(seen[0])
         scheduler: Any = self.lr_schedulers()
         scheduler.step()

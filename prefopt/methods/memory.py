@@ -23,7 +23,7 @@ class Memory(nn.Module):
         """After the optimiser's step: turn the notes of the whole batch, of all processes, into memory."""
 
     def tell(self) -> None:
-        """When something was learned: what a person should be told at once."""
+        """When metrics are read, for it may wait for the device: what a person should be told."""
 
     def facts(self) -> Metrics:
         """What it remembers, as scalars worth logging."""

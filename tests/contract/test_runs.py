@@ -46,14 +46,14 @@ def scrambled(split: Split, seed: int) -> Split:
 
 
 def test_no_weight_depends_on_the_truth(row: Any, lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = prefopt.run.noisy
+    original, usual = prefopt.run.noisy, lab.usual(row)
 
     def noisy(data: Data, noise: Any, seed: int) -> Data:
         data = original(data, noise, seed)
         return replace(data, train=scrambled(data.train, 1), test=scrambled(data.test, 2))
 
     monkeypatch.setattr(prefopt.run, "noisy", noisy)
-    usual, blind = lab.usual(row), lab.run(row)
+    blind = lab.run(row)
     assert same(usual.weights, blind.weights)
     assert usual.figures != blind.figures, "the evaluation did not meet the scrambled truth"
 
