@@ -65,6 +65,11 @@ def compile_packed(backbone: Any) -> None:
     _compiled[backbone] = torch.compile(_run, dynamic=True)
 
 
+def compiled(backbone: Any) -> bool:
+    """Whether `compile_packed` was asked for it."""
+    return backbone in _compiled
+
+
 def _run(backbone: Any, **given: Any) -> Any:
     return backbone(**given)
 
@@ -121,7 +126,7 @@ def attention(
     layout: Packed | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """[1, L, heads, D] from [1, heads, L, D] queries and [1, key heads, L, D] keys and values of packed groups."""
+    """[R, L, heads, D] from [R, heads, L, D] queries and [R, key heads, L, D] keys and values of packed groups."""
     if layout is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -147,12 +152,13 @@ def attention(
     ):
         k, v = (x.repeat_interleave(heads // x.shape[1], 1) if x.shape[1] < heads else x for x in (k, v))
         outs.append(attended(q, k, v, block).reshape(-1, heads, width))
-    return torch.cat(outs).index_select(0, layout.filled)[None], None
+    found = torch.cat(outs).index_select(0, layout.filled)
+    return found.view(*layout.tokens.shape, heads, width), None
 
 
 def cells(tensor: Tensor, index: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """[N, heads, cells, D] for each of the blocks' [N, cells], whose tokens in [1, heads, L, D] are at `index`."""
-    found = tensor[0].transpose(0, 1).index_select(0, index).split([N * count for N, count in shapes])
+    """[N, heads, cells, D] for each of the blocks' [N, cells], whose tokens in [R, heads, L, D] are at `index`."""
+    found = tensor.transpose(1, 2).flatten(0, 1).index_select(0, index).split([N * count for N, count in shapes])
     return [
         part.view(N, count, *part.shape[1:]).transpose(1, 2) for part, (N, count) in zip(found, shapes, strict=True)
     ]

@@ -14,7 +14,7 @@ from launchers.states import known_states
 from launchers.work import Work
 from prefopt.config import composed
 from prefopt.errors import Interrupted
-from prefopt.loop.stack import Stack
+from prefopt.loop.exact import ExactStack
 from prefopt.manifest import Manifest
 from prefopt.run import run
 from prefopt.store import Run
@@ -72,20 +72,20 @@ def test_a_job_of_stacked_cells_that_is_told_to_stop_is_interrupted_and_the_next
 ) -> None:
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
     manifest = plan([[f"seed={seed}", "tracking=none"] for seed in range(3)])
-    work, take, taken = job(manifest), Stack._take, []
+    work, take, taken = job(manifest), ExactStack._take, []
 
-    def told_to_stop(stack: Stack, *step: Any) -> None:
+    def told_to_stop(stack: ExactStack, *step: Any) -> None:
         take(stack, *step)
         taken.append(len(stack.trainings))
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Stack, "_take", told_to_stop)
+    monkeypatch.setattr(ExactStack, "_take", told_to_stop)
     with pytest.raises(SystemExit) as left:
         work()
     assert (left.value.code, taken) == (Interrupted.exit_code, [3])
     assert [stored.status()["state"] for stored in manifest.runs()] == ["interrupted"] * 3
     assert {state.state for state in known_states(manifest).values()} == {"stopped"}
-    monkeypatch.setattr(Stack, "_take", take)
+    monkeypatch.setattr(ExactStack, "_take", take)
     work()
     assert all(stored.done and stored.status()["restarts"] == 1 for stored in manifest.runs())
 
