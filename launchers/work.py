@@ -201,9 +201,10 @@ def _stackable(entry: Cell) -> str:
         return "exact"
     if not config.model.get("lora"):
         return ""
+    frozen = {key: value for key, value in config.model.items() if key != "lora"}
     begins = config.method.needs.get("policy")
-    seed = config.seed if isinstance(begins, DictConfig) else None
-    return f"{config.model} {config.dataset} {begins} {seed}"
+    stage = (begins, config.dataset, config.seed) if isinstance(begins, DictConfig) else None
+    return f"{frozen} {stage}"
 
 
 def _planned(manifest: Manifest, entry: Cell) -> "tuple[DictConfig, Planned]":

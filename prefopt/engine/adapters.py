@@ -10,15 +10,14 @@ from torch import Tensor, nn
 from prefopt.batch import Groups
 from prefopt.engine.attention import compiled, laid_out, states
 from prefopt.engine.head import selected
-from prefopt.engine.layout import Packed, in_rows
+from prefopt.engine.layout import Packed
 from prefopt.engine.logps import backbone, spread
 
 
 class Adapters:
     """K models that are alike but for the weights of their adapters.
 
-    Adapters of one layer lie in one tensor, of which the models' own weights and gradients are views from now on: what
-    changes one changes the other. Raises ValueError for models that are more than a transformer with such adapters.
+    Raises ValueError for models that are more than a transformer with plain low-rank adapters.
     """
 
     def __init__(self, models: Sequence[Any]) -> None:
@@ -34,56 +33,41 @@ class Adapters:
             self.inner.set_submodule(name, self.layers[-1])
 
     def logps(self, batches: Sequence[Groups], members: Sequence[int]) -> list[Tensor]:
-        """What `token_logps` of the members is on a batch each. Raises ValueError where these cannot be packed."""
-        batch, device = joined(batches), self.layers[0].scaling.device
-        where = laid_out(backbone(self.models[0]), batch.to(device))
-        if not isinstance(where, Packed):
-            raise ValueError("its transformer does not understand packed groups")
-        tokens = [int(one.prompt_length.sum() + one.length.sum()) for one in batches]
-        where = in_rows(where, tokens)
-        rows = None if len(members) == len(self.models) else torch.tensor(members, device=device)
+        """What `token_logps` of each of these members is on its batch."""
+        whole = joined(batches).to(self.models[0].device)
+        where = laid_out(backbone(self.models[0]), whole)
+        if isinstance(where, Packed):
+            tokens = [int(batch.prompt_length.sum() + batch.length.sum()) for batch in batches]
+        else:
+            tokens = [batch.length.numel() * where.tokens.shape[-1] for batch in batches]
         for layer in self.layers:
-            layer.rows = rows
+            layer.parts = tuple(zip(members, tokens, strict=True))
         hidden = states(self.inner, where).last_hidden_state.flatten(0, 1).index_select(0, where.before)
-        found = spread(selected(self.models[0], hidden, where.tokens.flatten()[where.own]), batch.to(device))
-        parts = found.split([len(one) for one in batches])
-        return [part[..., : one.response.shape[-1]] for part, one in zip(parts, batches, strict=True)]
+        found = spread(selected(self.models[0], hidden, where.tokens.flatten()[where.own]), whole)
+        each = found.split([len(batch) for batch in batches])
+        return [logps[..., : batch.response.shape[-1]] for logps, batch in zip(each, batches, strict=True)]
 
 
 class Adapted(nn.Module):
-    """A linear layer and its adapters A [K, r, in] and B [K, out, r], each for a row of [K, L, in].
+    """A linear layer with the adapters of K models. parts: whose the tokens are that it is given, and how many."""
 
-    rows: [members] the adapters of the rows that are given; None where all are.
-    """
-
-    rows: Tensor | None = None
+    parts: tuple[tuple[int, int], ...] = ()
 
     def __init__(self, layers: Sequence[Any]) -> None:
         super().__init__()
         self.base = layers[0].base_layer
         names = [layer.active_adapters[0] for layer in layers]
-        self.A, self.B = (
-            _one([getattr(layer, part)[name].weight for layer, name in zip(layers, names, strict=True)])
-            for part in ("lora_A", "lora_B")
-        )
-        scaling = [layer.scaling[name] for layer, name in zip(layers, names, strict=True)]
-        self.scaling = torch.tensor(scaling, device=self.A.device)[:, None, None]
+        self.low = nn.ModuleList([layer.lora_A[name] for layer, name in zip(layers, names, strict=True)])
+        self.high = nn.ModuleList([layer.lora_B[name] for layer, name in zip(layers, names, strict=True)])
+        self.scaling = [layer.scaling[name] for layer, name in zip(layers, names, strict=True)]
 
     def forward(self, x: Tensor) -> Tensor:
-        each = (self.A, self.B, self.scaling)
-        A, B, scaling = each if self.rows is None else (part.index_select(0, self.rows) for part in each)
         out: Tensor = self.base(x)
-        low = torch.bmm(x.to(A.dtype), A.transpose(1, 2)) * scaling
-        return (out + torch.bmm(low, B.transpose(1, 2))).to(out.dtype)
-
-
-def _one(weights: Sequence[nn.Parameter]) -> nn.Parameter:
-    """[K, ...] all of them; they and their gradients become views of it."""
-    whole = nn.Parameter(torch.stack([weight.detach() for weight in weights]))
-    whole.grad = torch.zeros_like(whole)
-    for k, weight in enumerate(weights):
-        weight.data, weight.grad = whole.data[k], whole.grad[k]
-    return whole
+        tokens = x.to(next(self.low.parameters()).dtype).flatten(0, -2).split([count for _, count in self.parts])
+        more = [
+            self.high[k](self.low[k](own)) * self.scaling[k] for (k, _), own in zip(self.parts, tokens, strict=True)
+        ]
+        return (out + torch.cat(more).view(out.shape)).to(out.dtype)
 
 
 def adapted(model: Any) -> dict[str, Any]:

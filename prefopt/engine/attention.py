@@ -126,7 +126,7 @@ def attention(
     layout: Packed | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """[R, L, heads, D] from [R, heads, L, D] queries and [R, key heads, L, D] keys and values of packed groups."""
+    """[1, L, heads, D] from [1, heads, L, D] queries and [1, key heads, L, D] keys and values of packed groups."""
     if layout is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -152,13 +152,12 @@ def attention(
     ):
         k, v = (x.repeat_interleave(heads // x.shape[1], 1) if x.shape[1] < heads else x for x in (k, v))
         outs.append(attended(q, k, v, block).reshape(-1, heads, width))
-    found = torch.cat(outs).index_select(0, layout.filled)
-    return found.view(*layout.tokens.shape, heads, width), None
+    return torch.cat(outs).index_select(0, layout.filled)[None], None
 
 
 def cells(tensor: Tensor, index: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """[N, heads, cells, D] for each of the blocks' [N, cells], whose tokens in [R, heads, L, D] are at `index`."""
-    found = tensor.transpose(1, 2).flatten(0, 1).index_select(0, index).split([N * count for N, count in shapes])
+    """[N, heads, cells, D] for each of the blocks' [N, cells], whose tokens in [1, heads, L, D] are at `index`."""
+    found = tensor[0].transpose(0, 1).index_select(0, index).split([N * count for N, count in shapes])
     return [
         part.view(N, count, *part.shape[1:]).transpose(1, 2) for part, (N, count) in zip(found, shapes, strict=True)
     ]

@@ -1,7 +1,6 @@
 """How groups lie in the input of a language model: every prompt once, its responses behind it, nothing between."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -51,7 +50,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Packed(Layout):
-    """Every prompt followed by its responses, each of which sees the prompt and itself; all in one row, or `in_rows`.
+    """One row, every prompt followed by its responses, each of which sees the prompt and itself.
 
     blocks: how attention takes them apart again. asking, seen: the token of each of their cells, block after block.
     filled: [L] at which asking cell each token is.
@@ -113,28 +112,6 @@ def packed(groups: Groups, dtype: torch.dtype = torch.float32) -> Packed:
         asking=moved(cells),
         seen=moved(np.concatenate(seen)),
         filled=moved(at),
-    )
-
-
-def in_rows(where: Packed, tokens: Sequence[int]) -> Packed:
-    """The same with this many `tokens` in each row; behind a row's end is its last one, which nobody looks at."""
-    counts, longest, device = np.array(tokens), max(tokens), where.tokens.device
-    starts = counts.cumsum() - counts
-    cells = starts[:, None] + np.minimum(np.arange(longest), counts[:, None] - 1)
-    shift = np.repeat(np.arange(len(counts)) * longest - starts, counts)
-    kept = torch.from_numpy(cells).to(device, non_blocking=True)
-    place = torch.from_numpy(np.arange(counts.sum()) + shift).to(device, non_blocking=True)
-    assert where.positions is not None
-    return replace(
-        where,
-        tokens=where.tokens[0][kept],
-        positions=where.positions[0][kept],
-        before=place[where.before],
-        own=place[where.own],
-        last=place[where.last],
-        asking=place[where.asking],
-        seen=place[where.seen],
-        filled=where.filled[kept.flatten()],
     )
 
 

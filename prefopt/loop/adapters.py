@@ -59,7 +59,6 @@ class AdapterStack(Stack):
             self.adapters = Adapters([method.policy.model for method in self.methods])
         except ValueError as reason:
             raise Apart(str(reason)) from None
-        self.trained = [[p for p in method.parameters() if p.requires_grad] for method in self.methods]
         self._try()
         made = [method.configure_optimizers() for method in self.methods]
         self.optimizers, self.schedulers = ([one for (one,) in each] for each in zip(*made, strict=True))
@@ -155,9 +154,7 @@ class AdapterStack(Stack):
         self.schedulers[k].step()
 
     def _forget(self, k: int) -> None:
-        for weight in self.trained[k]:
-            if weight.grad is not None:
-                weight.grad.zero_()
+        self.methods[k].zero_grad()
         for memory in self.methods[k]._memories:
             memory.clear()
 

@@ -84,7 +84,7 @@ def adapters(training: Training) -> Hashable:
     return (
         str(form),
         tuple(weight.data_ptr() for weight in model.parameters() if not weight.requires_grad),
-        tuple((name, weight.shape, weight.dtype) for name, weight in model.named_parameters() if weight.requires_grad),
+        tuple((name, weight.dtype) for name, weight in model.named_parameters() if weight.requires_grad),
         tuple(layers),
         training.data.n,
         (training.steps, training.rounds, training.times, step, device_of(trainer["accelerator"])),

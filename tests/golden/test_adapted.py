@@ -37,7 +37,7 @@ Cell = tuple[str, ...]
 CELLS: list[Cell] = [
     ("method=dpo", "seed=0"),
     ("method=dpo", "seed=1", "method.objective.beta=0.5", "optimizer.lr=0.001", "decay=cosine"),
-    ("method=rdpo", "seed=0", "noise.rate=0.3", "clip=null", "optimizer.betas=[0.8,0.95]"),
+    ("method=rdpo", "seed=0", "noise.rate=0.3", "clip=null", "model.lora.r=2", "optimizer.betas=[0.8,0.95]"),
     ("method=simpo", "seed=2", "noise=none", "optimizer.weight_decay=0.1", "micro_batch_size=3"),
 ]
 
