@@ -174,9 +174,9 @@ class Parts:
     """The classes that a configuration names, instantiated; nothing heavy is loaded yet."""
 
     def __init__(self, config: DictConfig) -> None:
-        foresee(config)
         self.config, self.settings = config, plain(config)
         settings = self.settings
+        foresee(settings, config.choices)
         self.device = device_of(settings["trainer"]["accelerator"])
         self.noise = made(settings["noise"])
         self.method: Method = made(belief.told(settings["method"], rate=0.0))
