@@ -31,7 +31,7 @@ from prefopt.loop.fit import Training, device_of, fit, schedule, steps_of
 from prefopt.loop.processes import check_processes
 from prefopt.loop.record import Unwritten
 from prefopt.loop.sharded import whole
-from prefopt.loop.stack import fit_together
+from prefopt.loop.together import fit_together
 from prefopt.methods.base import Method
 from prefopt.noise.base import Recorded
 from prefopt.progress import say
