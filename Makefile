@@ -34,10 +34,10 @@ format: setup ## let ruff format and mend
 ui: setup ## MLflow's interface, on this machine only
 	$(BIN)/python -m prefopt.track ui $(ARGS)
 
-bench: setup ## how fast it is, against the targets, in about a quarter of an hour
+bench: setup ## how fast it is, against the targets, in under eight minutes on two cores
 	$(BIN)/python tests/bench/bench.py $(ARGS)
 
-bench-gpu: setup ## the same on one GPU, in under nine
+bench-gpu: setup ## the same on one GPU, in under nine minutes
 	$(BIN)/python tests/bench/gpu.py $(ARGS)
 
 slurm-up: ## a real SLURM of two nodes on this machine, to try out and for the cluster tests

@@ -62,7 +62,11 @@ def shared_caches(manifest: Manifest) -> list[str]:
 def layout(batch: Batch, options: Options) -> str:
     """How the runs of a batch lie on jobs: `array of 12 jobs, up to 2 cells each`."""
     jobs, runs = len(batch.works), len(batch.works[0].runs)
-    stacked = "; exact ones that are alike train as one" if batch.works[0].stack and runs > 1 else ""
+    stacked = (
+        "; exact ones that are alike, and adapters of one model, train as one"
+        if batch.works[0].stack and runs > 1
+        else ""
+    )
     if options.cluster == "local":
         return f"{batch.at_once} {batch.says} take {runs} runs from one list{stacked}"
     width = f"{options.nodes} nodes x {options.tasks_per_node} tasks" if options.nodes > 1 else ""

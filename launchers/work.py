@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from submitit.helpers import DelayedSubmission
 
@@ -36,8 +36,8 @@ CHANGED = "send the sweep again; or put back what was there when it was sent, an
 class Work:
     """The runs of one job of a sweep, sent at this time. shared: other jobs take from the same list, so what is taken
     is passed over. forks: how many runs are carried out side by side, each in a fork; 0: all in this process.
-    stack: whether cells of exact worlds are trained as one, as far as they are alike, in as many stacks as forks. What
-    they print is in the job's log, while a run by itself has a `log.txt`.
+    stack: whether cells of exact worlds, and those that adapt one model, are trained as one, as far as they are alike,
+    in as many stacks as forks. What they print is in the job's log, while a run by itself has a `log.txt`.
 
     Called by submitit in the job; its exit code is that of the first run that failed. What has failed since the job was
     sent, in a job before a requeue or in one beside it, is not tried again.
@@ -78,18 +78,18 @@ class Work:
 
     def _groups(self, manifest: Manifest) -> list[Names]:
         """The runs, those together that one stack carries out; what several processes carry out is by itself."""
-        from hydra.utils import get_object
-
         entries = [manifest.entry(name) for name in self.runs]
         if not self.stack or ranks.world() > 1:
             return [(entry.run,) for entry in entries]
-        stacked = [
-            entry.run
-            for entry in entries
-            if entry.index is not None and get_object(entry.config["model"]["_target_"]).world == "exact"
-        ]
-        size = max(1, -(-len(stacked) // max(1, self.forks)))
-        stacks = [tuple(stacked[start : start + size]) for start in range(0, len(stacked), size)]
+        found: dict[str, list[str]] = {}
+        for entry in entries:
+            if entry.index is not None and (kind := _stackable(entry)):
+                found.setdefault(kind, []).append(entry.run)
+        stacks = []
+        for names in found.values():
+            size = -(-len(names) // max(1, self.forks))
+            stacks += [tuple(names[start : start + size]) for start in range(0, len(names), size)]
+        stacked = {name for names in stacks for name in names}
         return [(entry.run,) for entry in entries if entry.run not in stacked] + stacks
 
     def _in_turn(self, manifest: Manifest) -> Iterator[int]:
@@ -188,6 +188,23 @@ class Work:
             place = "" if entry.index is None else f"cell {entry.index}, "
             print(f"{place}{entry.run}, {time.time() - began:.1f} s: {how}", flush=True)
         return code
+
+
+def _stackable(entry: Cell) -> str:
+    """What cells have in common that may train as one: an exact world, or a model with adapters and what it starts
+    from, for no more than one is to be in memory. Empty where a cell trains alone."""
+    from hydra.utils import get_object
+    from omegaconf import DictConfig, OmegaConf
+
+    config: Any = OmegaConf.create(dict(entry.config))
+    if get_object(config.model._target_).world == "exact":
+        return "exact"
+    if not config.model.get("lora"):
+        return ""
+    frozen = {key: value for key, value in config.model.items() if key != "lora"}
+    begins = config.method.needs.get("policy")
+    stage = (begins, config.dataset, config.seed) if isinstance(begins, DictConfig) else None
+    return f"{frozen} {stage}"
 
 
 def _planned(manifest: Manifest, entry: Cell) -> "tuple[DictConfig, Planned]":

@@ -4,9 +4,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from omegaconf import DictConfig
-
-from prefopt.config import STRUCTURE, made, plain
+from prefopt.config import STRUCTURE, made
 from prefopt.errors import PrefoptError
 from prefopt.outline import parameters, words
 
@@ -15,10 +13,9 @@ MODELS = {"text": "model=tiny, or model=hf", "exact": "model=log_linear, or mode
 OF_HYDRA = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
-def foresee(config: DictConfig) -> None:
+def foresee(settings: Mapping[str, Any], choices: Mapping[str, str]) -> None:
     """Raise PrefoptError for a key that no class of prefopt takes, for noise that cannot be, and for parts of different
     worlds."""
-    settings = plain(config)
     for place, node in _named("", {key: value for key, value in settings.items() if key != "recipe"}):
         _check_keys(place, node)
     made(settings["noise"])
@@ -28,7 +25,7 @@ def foresee(config: DictConfig) -> None:
         for group, attribute in (("model", "world"), ("dataset", "world"), ("method", "worlds"))
     ]
     if None not in said:
-        check_worlds(config.choices, *said)
+        check_worlds(choices, *said)
 
 
 def check_worlds(choices: Mapping[str, str], runs_in: Any, holds: Any, learns_in: Any) -> None:

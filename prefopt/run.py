@@ -32,7 +32,7 @@ from prefopt.loop.fit import Training, device_of, fit, schedule, steps_of
 from prefopt.loop.processes import check_processes
 from prefopt.loop.record import Unwritten
 from prefopt.loop.sharded import whole
-from prefopt.loop.stack import fit_together
+from prefopt.loop.together import fit_together
 from prefopt.methods.base import Method
 from prefopt.noise.base import Recorded
 from prefopt.progress import say
@@ -175,9 +175,9 @@ class Parts:
     """The classes that a configuration names, instantiated; nothing heavy is loaded yet."""
 
     def __init__(self, config: DictConfig) -> None:
-        foresee(config)
         self.config, self.settings = config, plain(config)
         settings = self.settings
+        foresee(settings, config.choices)
         self.device = device_of(settings["trainer"]["accelerator"])
         self.noise = made(settings["noise"])
         self.method: Method = made(belief.told(settings["method"], rate=0.0))

@@ -6,7 +6,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from prefopt.config import check_choices, named
+from prefopt.config import check_choices, named, plain
 from prefopt.errors import PrefoptError, reports_errors
 from prefopt.foresee import foresee
 from prefopt.help import help_of
@@ -18,7 +18,7 @@ from prefopt.tracking.telemetry import silence
 def job(config: DictConfig) -> float | None:
     """One run; its figures and where everything is on standard error, the path of results.json on standard output."""
     config = named(config, HydraConfig.get().runtime.choices)
-    foresee(config)
+    foresee(plain(config), config.choices)
     from prefopt import ranks
     from prefopt.run import run
     from prefopt.summary import summarise

@@ -65,6 +65,11 @@ def compile_packed(backbone: Any) -> None:
     _compiled[backbone] = torch.compile(_run, dynamic=True)
 
 
+def compiled(backbone: Any) -> bool:
+    """Whether `compile_packed` was asked for it."""
+    return backbone in _compiled
+
+
 def _run(backbone: Any, **given: Any) -> Any:
     return backbone(**given)
 

@@ -1,4 +1,5 @@
-"""Which runs can train as one: those that differ in numbers, labels and seeds alone."""
+"""Which runs can train as one: of exact worlds, those that differ in numbers, labels and seeds alone; of text, those
+that adapt the same frozen weights."""
 
 from collections.abc import Hashable, Iterator
 from typing import Any
@@ -8,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from prefopt import ranks
+from prefopt.engine.adapters import adapted
 from prefopt.engine.loader import batches
+from prefopt.loop.checkpoints import WholeFiles, newest_sound
 from prefopt.loop.fit import Training, device_of
 from prefopt.methods.base import Method
 from prefopt.methods.memory import Memory
@@ -29,22 +32,16 @@ class Apart(Exception):
 
 
 def likeness(training: Training) -> Hashable:
-    """What is the same in all runs that train as one. Raises Apart for a run that cannot train with any other."""
+    """What is the same in all runs of an exact world that train as one. Raises Apart for one that cannot."""
     method, data, trainer = training.method, training.data, training.trainer
-    refusals = {
-        "its world is not exact": training.world != "exact",
-        "it trains nothing": not method.trains,
-        "it makes its own examples": method.per_round is not None,
-        "it does more than a loss": any(getattr(type(method), hook) is not getattr(Method, hook) for hook in HOOKS),
-        "several processes share it": ranks.world() > 1,
-        "it has micro-batches": method._micro_batch_size is not None,
-        "its batches are of two sizes": len(data) % batches(len(data), training.batch_size) != 0,
-        "its precision is mixed": trainer["precision"] != "32-true",
-        "it goes on from a checkpoint": any((training.folder / "checkpoints").glob("*.ckpt")),
-    }
-    for reason, holds in refusals.items():
-        if holds:
-            raise Apart(reason)
+    _refuse(
+        training,
+        {
+            "it has micro-batches": method._micro_batch_size is not None,
+            "its batches are of two sizes": len(data) % batches(len(data), training.batch_size) != 0,
+            "its precision is mixed": trainer["precision"] != "32-true",
+        },
+    )
     tensors = [*method.named_parameters(), *method.named_buffers()]
     batch = data.batch(np.arange(len(data)))
     return (
@@ -55,6 +52,59 @@ def likeness(training: Training) -> Hashable:
         _optimiser(method),
         (training.steps, training.rounds, training.times, trainer["log_every"], device_of(trainer["accelerator"])),
     )
+
+
+def twins(training: Training) -> Hashable:
+    """The likeness of runs that differ in labels and seeds alone."""
+    told = {place: number for place, number in numbers(training.method).items() if place != ("", "seed")}
+    return likeness(training), str(told)
+
+
+def adapters(training: Training) -> Hashable:
+    """What is the same in all runs that train adapters of one transformer together. Raises Apart for a run that cannot
+    share its transformer."""
+    method, trainer = training.method, training.trainer
+    _refuse(
+        training,
+        {
+            "it trains more than its policy, or something else": method.trains != ("policy",),
+            "its precision is neither 32-true nor bf16-mixed": trainer["precision"] not in ("32-true", "bf16-mixed"),
+        },
+    )
+    model = method.policy.model
+    try:
+        layers = adapted(model)
+    except ValueError as reason:
+        raise Apart(str(reason)) from None
+    if isinstance(_made(method), torch.optim.LBFGS):
+        raise Apart("its optimiser asks for the loss again")
+    path = newest_sound(training.stacked)
+    step = 0 if path is None else WholeFiles().load_checkpoint(path)["step"]
+    form = {key: value for key, value in method.policy.form.items() if key != "scaling"}
+    return (
+        str(form),
+        tuple(weight.data_ptr() for weight in model.parameters() if not weight.requires_grad),
+        tuple((name, weight.dtype) for name, weight in model.named_parameters() if weight.requires_grad),
+        tuple(layers),
+        training.data.n,
+        (training.steps, training.rounds, training.times, step, device_of(trainer["accelerator"])),
+        (trainer["log_every"], trainer["precision"], trainer["checkpoint_every_s"]),
+    )
+
+
+def _refuse(training: Training, more: dict[str, bool]) -> None:
+    """Raise Apart for what trains with no other: what is true of `more`, by the reason, or of every kind of run."""
+    method = training.method
+    refusals = {
+        "it trains nothing": not method.trains,
+        "it makes its own examples": method.per_round is not None,
+        "it does more than a loss": any(getattr(type(method), hook) is not getattr(Method, hook) for hook in HOOKS),
+        "several processes share it": ranks.world() > 1,
+        "it goes on from a checkpoint": any((training.folder / "checkpoints").glob("*.ckpt")),
+    }
+    for reason, holds in (refusals | more).items():
+        if holds:
+            raise Apart(reason)
 
 
 def numbers(method: Method) -> Numbers:
@@ -99,12 +149,17 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | str)
 
 
-def _optimiser(method: Method) -> Hashable:
-    """Its kind and its settings but for the learning rate."""
+def _made(method: Method) -> torch.optim.Optimizer:
     try:
         (optimizer,), _ = method.configure_optimizers()
     except Exception as error:  # which the run will raise when it trains alone
         raise Apart(f"its optimiser cannot be made: {error}") from error
+    return optimizer
+
+
+def _optimiser(method: Method) -> Hashable:
+    """Its kind and its settings but for the learning rate."""
+    optimizer = _made(method)
     if type(optimizer) not in PROPORTIONAL or len(optimizer.param_groups) > 1:
         raise Apart(f"{type(optimizer).__name__} mixes numbers, or has several rates")
     return type(optimizer), str({name: value for name, value in optimizer.defaults.items() if name != "lr"})

@@ -95,6 +95,11 @@ class Training:
         """Optimiser steps of the whole run."""
         return steps_of(self.method, self.data, rounds=self.rounds, batch_size=self.batch_size)
 
+    @property
+    def stacked(self) -> Path:
+        """Where its checkpoints are when it trains with others."""
+        return self.folder / "checkpoints" / "stacked"
+
 
 def fit(training: Training) -> None:
     """Train a method, from the newest sound checkpoint in the run's folder where there is one."""

@@ -4,8 +4,10 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import torch
+from torch import Tensor
 
 from prefopt.datasets.data import Data
 from prefopt.engine.attention import compile_packed
@@ -110,6 +112,8 @@ class HuggingFace:
 
     def policy(self, data: Data, tokenizer: Any, start: Path | None) -> CausalPolicy:
         model = self._adapted(self._open("AutoModelForCausalLM", start), "CAUSAL_LM")
+        if self.lora is not None:
+            held_once(model, str(start or self._source))
         if self.compile:
             compile_packed(backbone(model))
         return CausalPolicy(model, tokenizer, max_response_length=data.max_response_length)
@@ -152,6 +156,20 @@ class HuggingFace:
         if self.gradient_checkpointing:
             model.enable_input_require_grads()
         return get_peft_model(model, LoraConfig(task_type=task, **self.lora))
+
+
+_held: WeakValueDictionary[tuple[str, str, torch.dtype], Tensor] = WeakValueDictionary()
+"""Frozen weights of models that are in use, by source, name and type."""
+
+
+def held_once(model: Any, source: str) -> None:
+    """Have frozen weights in common with models of the same source that were opened before, where they are the same."""
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            known = _held.get((source, name, weight.dtype))
+            if known is not None and torch.equal(known, weight.to(known.device)):
+                weight.data = known.data
+            _held[source, name, weight.dtype] = weight
 
 
 def opened_tokenizer(source: str | Path, **more: Any) -> Any:

@@ -34,14 +34,13 @@ class Part(NamedTuple):
 PARTS = {
     "throughput m": Part("throughput", {"size": "m"}),
     "throughput s": Part("throughput", {"size": "s"}),
-    "sweep": Part("sweep", {"steps": 3}),
+    "stack": Part("stack", {}),
     "throughput xs": Part("throughput", {"size": "xs"}),
     "memory": Part("memory", {"size": "s", "batch": 8, "precisions": ["bf16-mixed" if half() else "32-true"]}),
-    "startup": Part("startup", {"stages": ["--help", "list", "configuration error"]}),
-    "cells": Part("cells", {}),
-    "stack": Part("stack", {}),
-    "orchestration": Part("orchestration", {}),
     "growth": Part("growth", {}),
+    "cells": Part("cells", {}),
+    "orchestration": Part("orchestration", {}),
+    "startup": Part("startup", {"stages": ["--help", "list", "configuration error"]}),
 }
 """The longest first."""
 QUICK = {"throughput xs": Part("throughput", {"size": "xs", "steps": 6}), "growth": Part("growth", {"points": 2})}

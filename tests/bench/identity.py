@@ -15,7 +15,9 @@ from prefopt.engine.loader import Loader
 
 SHORT, BATCH, STEPS = pairs.Profile(24, 12, 512), 2, 20
 TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 2e-2}
-"""Of summed log-probs in nats, absolute and relative, and of losses, absolute."""
+"""Of summed log-probs in nats, absolute and relative."""
+LOSSES = {"32-true": 1e-3, "bf16-mixed": 5e-3}
+"""Absolute."""
 
 
 def gate(size: str, folder: Path, device: str = "cpu") -> dict[str, Any]:
@@ -37,7 +39,7 @@ def gate(size: str, folder: Path, device: str = "cpu") -> dict[str, Any]:
         checks[f"log-probs, {precision}"] = logps(cached, theirs.reference(trainer), TOLERANCE[precision])
         arm = ours.steps(model, cached, own, precision=precision, batch_size=BATCH, device=device)
         found = taken({"ours": arm, "theirs": theirs.steps(trainer, plan)}, STEPS)
-        checks[f"losses, {precision}"] = losses(*found.losses.values(), TOLERANCE[precision])
+        checks[f"losses, {precision}"] = losses(*found.losses.values(), LOSSES[precision])
     return checks
 
 
@@ -60,6 +62,5 @@ def losses(ours: Sequence[float], theirs: Sequence[float], tolerance: float) -> 
         "first_from_log_2": float(first),
         "largest": float(np.abs(gaps).max()),
         "mean": float(gaps.mean()),
-        "moved": float(np.ptp(theirs)),
         "agrees": bool(first <= tolerance and (np.abs(gaps) <= tolerance).all()),
     }

@@ -20,7 +20,7 @@ def measured(
     profile: str = "prompt-heavy",
     device: str = "cpu",
     precisions: Sequence[str] = ("32-true", "bf16-mixed"),
-    repeats: int = 3,
+    repeats: int = 2,
 ) -> dict[str, Any]:
     """Bytes that each arm takes in `repeats` fresh processes, each time on other pairs, and which take the least."""
     sides = {"T1": [f"T1, {precision}" for precision in precisions], "ours": list(precisions)}

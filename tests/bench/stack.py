@@ -1,6 +1,6 @@
 """What cells of an exact world cost as one and one after the other, in CPU seconds of this process: `make bench`.
 
-Stacks of K cells and single cells take turns, in a process that has done both before. The world is `dataset=bandit
+Stacks of 64 cells and single cells take turns, in a process that has done both before. The world is `dataset=bandit
 model=log_linear` as it comes, without figures and without MLflow. Training leaves out the evaluations on its way; a
 step is what training costs more where it is three times as long; the whole is all that a run does but for composing its
 configuration. Intervals are of the ratio of means, 90 %, by bootstrap over cells and over stacks.
@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 WORLD = ("dataset=bandit", "model=log_linear", "tracking=none", "trainer=cpu", "evaluation.figures=false")
@@ -19,9 +20,8 @@ SWEEPS = {
     "four methods": [(m, seed, rate) for seed in range(4) for rate in RATES for m in ("dpo", "rdpo", "cdpo", "ipo")],
 }
 """64 cells each: method, seed, flip rate."""
-STACKS = (("one method", 1), ("one method", 4), ("one method", 16), ("one method", 64), ("four methods", 64))
 TURNS, AT_A_TURN, ROUNDS = 3, 4, (10, 30)
-"""Of single cells of a sweep there are so many at a turn. Rounds are of 16 steps; small stacks have the few alone."""
+"""Of single cells of a sweep there are so many at a turn. Rounds are of 16 steps."""
 
 Cells = Sequence[tuple[str, int, float]]
 
@@ -75,18 +75,20 @@ class Clocks:
         return self._of(lambda configs: run(configs[0]), [cell], rounds)
 
     def _of(self, carry_out: Callable[[list[Any]], Any], cells: Cells, rounds: int) -> Cost:
-        from prefopt.config import composed
-
-        configs = [
-            composed([*WORLD, f"method={method}", f"seed={seed}", f"noise.rate={rate}", f"rounds={rounds}"])
-            for method, seed, rate in cells
-        ]
+        configs = [configured(*cell, rounds) for cell in cells]
         with tempfile.TemporaryDirectory() as home:
             os.environ["PREFOPT_HOME"] = home
             began = time.process_time()
             carry_out(configs)
             whole = time.process_time() - began
         return Cost(sum(clock.read() for clock in self.training) - self.measuring.read(), whole)
+
+
+@cache
+def configured(method: str, seed: int, rate: float, rounds: int) -> Any:
+    from prefopt.config import composed
+
+    return composed([*WORLD, f"method={method}", f"seed={seed}", f"noise.rate={rate}", f"rounds={rounds}"])
 
 
 def resampled(costs: list[Cost]) -> Any:
@@ -106,32 +108,29 @@ def measured(turns: int = TURNS) -> dict[str, dict[str, list[float]]]:
     clocks = Clocks()
     clocks.together(SWEEPS["one method"][:2], 1)
     clocks.alone(SWEEPS["one method"][0], 1)
-    stacks: dict[tuple[str, int, int], list[Cost]] = {}
+    stacks: dict[tuple[str, int], list[Cost]] = {}
     alone: dict[tuple[str, int], list[Cost]] = {}
     for turn in range(turns):
         for rounds in ROUNDS:
-            for sweep, count in STACKS:
-                if count == 64 or rounds == ROUNDS[0]:
-                    stacks.setdefault((sweep, count, rounds), []).append(clocks.together(SWEEPS[sweep][:count], rounds))
             for sweep, cells in SWEEPS.items():
-                costs = [clocks.alone(cell, rounds) for cell in cells[5 * turn :: 64 // AT_A_TURN][:AT_A_TURN]]
+                stacks.setdefault((sweep, rounds), []).append(clocks.together(cells, rounds))
+                costs = [clocks.alone(cell, rounds) for cell in cells[5 * turn :: len(cells) // AT_A_TURN][:AT_A_TURN]]
                 alone.setdefault((sweep, rounds), []).extend(costs)
     found: dict[str, dict[str, list[float]]] = {}
-    for sweep, count in STACKS:
-        means = {
-            rounds: (count * resampled(alone[sweep, rounds]), resampled(stacks[sweep, count, rounds]))
-            for rounds in ROUNDS
-            if (sweep, count, rounds) in stacks
+    for sweep, cells in SWEEPS.items():
+        short, long = (
+            (len(cells) * resampled(alone[sweep, rounds]), resampled(stacks[sweep, rounds])) for rounds in ROUNDS
+        )
+        more = 16 * (ROUNDS[1] - ROUNDS[0])
+        rows = {
+            "a step": [(b - a)[:, 0] / more for a, b in zip(short, long, strict=True)],
+            "training": [x[:, 0] for x in short],
+            "the whole": [x[:, 1] for x in short],
         }
-        short = means[ROUNDS[0]]
-        rows = {"training": [x[:, 0] for x in short], "the whole": [x[:, 1] for x in short]}
-        if ROUNDS[1] in means:
-            more = 16 * (ROUNDS[1] - ROUNDS[0])
-            rows["a step"] = [(b - a)[:, 0] / more for a, b in zip(short, means[ROUNDS[1]], strict=True)]
         for name, (apart, together) in rows.items():
             ends = np.quantile((apart / together)[1:], (0.05, 0.95))
             figures = [apart[0], together[0], apart[0] / together[0], *ends]
-            found.setdefault(f"{count}, {sweep}", {})[name] = [float(figure) for figure in figures]
+            found.setdefault(f"{len(cells)}, {sweep}", {})[name] = [float(figure) for figure in figures]
     return found
 
 
@@ -146,7 +145,7 @@ def main() -> None:
     table = Table("cells", "", "one after the other, CPU s", "as one", "times as fast", "90 % interval")
     for cells, rows in measured().items():
         for name, (apart, together, ratio, low, high) in rows.items():
-            shown = cells if name == "training" else ""
+            shown = cells if name == "a step" else ""
             table.add_row(shown, name, f"{apart:.4f}", f"{together:.4f}", f"{ratio:.1f}", f"{low:.1f} .. {high:.1f}")
     Console(width=110).print(table)
 

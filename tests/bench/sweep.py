@@ -1,5 +1,5 @@
 """Twelve cells, 3 methods x 2 noise rates x 2 seeds, in CPU seconds of whole processes: prefopt's command line, and TRL
-in a process a cell that finds the tokens and reference log-probs of those before. `sweep.py --steps 100` runs it alone.
+in a process a cell that finds the tokens and reference log-probs of those before. It takes half an hour.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import report
 from surroundings import half
 
 LAUNCHER = "pack"
@@ -40,7 +41,7 @@ def measured(steps: int) -> dict[str, Any]:
         ours = cpu_seconds([sys.executable, "-m", "prefopt.train", *overrides(folder)], environment)
         done = len(list((folder / "home").glob("*/results.json")))
         assert done == len(theirs), f"{done} of prefopt's cells have results"
-    return {"steps": steps, "launcher": LAUNCHER, "ours": ours, "theirs": theirs}
+    return {"steps": steps, "pairs": BATCH, "launcher": LAUNCHER, "ours": ours, "theirs": theirs}
 
 
 def overrides(folder: Path) -> list[str]:
@@ -140,4 +141,6 @@ if __name__ == "__main__":
     if given.cell is not None:
         train(given.folder, given.cell)
     else:
-        print(json.dumps(measured(given.steps), indent=2))
+        found = measured(given.steps)
+        print(json.dumps(found, indent=2))
+        print(report.markdown([report.sweep(found)]), end="")

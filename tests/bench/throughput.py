@@ -23,20 +23,22 @@ from turns import taken
 from prefopt import stop
 from prefopt.engine.loader import Loader
 
-WARM, BLOCKS = 3, 6
+WARM, BLOCKS = 2, 6
 STEPS = {"xs": 12, "s": 12, "m": 6}
 """Counted ones, a multiple of BLOCKS, after WARM more."""
 
 
 def measured(size: str, steps: int | None = None) -> dict[str, Any]:
-    """The identity checks, and by profile what `compared` says."""
+    """The identity checks, and by profile what `compared` says; TRL's flags are searched for on the first."""
     with tempfile.TemporaryDirectory() as home, stop.heeded():
         folder = Path(home)
         checks = identity.gate(size, folder / "gate")
-        found = {
-            name: compared(size, profile, folder / name, steps or STEPS[size], as_it_comes=size == "xs")
-            for name, profile in pairs.PROFILES.items()
-        }
+        found: dict[str, Any] = {}
+        for name, profile in pairs.PROFILES.items():
+            search = next(iter(found.values()))["search"] if found else None
+            first = size == "xs" and not found
+            turns = steps or STEPS[size]
+            found[name] = compared(size, profile, folder / name, turns, search=search, as_it_comes=first)
     return {"checks": checks, "profiles": found}
 
 
@@ -50,12 +52,13 @@ def compared(
     batch: int | None = None,
     precisions: Sequence[str] = ours.PRECISIONS,
     device: str = "cpu",
+    search: list[dict[str, Any]] | None = None,
     as_it_comes: bool = False,
 ) -> dict[str, Any]:
     """Seconds of each arm's blocks, ratios to our faster precision, and to the limit.
 
-    turns: counted ones, of `turn` steps each. batch: pairs, the size's own where none is given. as_it_comes: whether
-    TRL with its defaults is an arm, too.
+    turns: counted ones, of `turn` steps each. batch: pairs, the size's own where none is given. search: what one found
+    on other pairs; it is made on these where none is given. as_it_comes: whether TRL with its defaults is an arm, too.
     """
     shape = sizes.SIZES[size]
     batch = batch or shape.batch
@@ -64,7 +67,7 @@ def compared(
     plan = Loader(table, batch_size=batch, seed=ours.SEED, round=0).plan
     random = reordered(plan, WARM * turn)
     start = theirs.Start(model, drawn, shape.vocabulary, folder, batch=batch, device=device)
-    search = start.search(plan[len(plan) // 2], precisions)
+    search = search or start.search(plan[len(plan) // 2], precisions)
     flags = search[0]["flags"]
     orders = {"T1": random, "T2": plan}
     arms: dict[str, Iterator[Any]] = {name: theirs.steps(start.trainer(flags), order) for name, order in orders.items()}

@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from prefopt import store
 from prefopt.config import composed
 from prefopt.errors import Diverged, Interrupted
-from prefopt.loop import stack
+from prefopt.loop import together
 from prefopt.loop.alike import PROPORTIONAL
+from prefopt.loop.exact import ExactStack
 from prefopt.loop.fit import Training
 from prefopt.run import Parts, run, run_together
 from prefopt.tracking.events import EVENTS, read
@@ -86,13 +87,13 @@ def left(cell: Cell) -> Left:
 def alone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the methods that `fit_together` trains alone."""
     found: list[str] = []
-    fit = stack.fit
+    fit = together.fit
 
     def noted(training: Training) -> None:
         found.append(type(training.method).__name__)
         fit(training)
 
-    monkeypatch.setattr(stack, "fit", noted)
+    monkeypatch.setattr(together, "fit", noted)
     return found
 
 
@@ -153,9 +154,9 @@ def test_methods_of_several_kinds_make_several_stacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: list[str]
 ) -> None:
     built: list[int] = []
-    init = stack.Stack.__init__
+    init = ExactStack.__init__
     monkeypatch.setattr(
-        stack.Stack, "__init__", lambda self, trainings: built.append(len(trainings)) or init(self, trainings)
+        ExactStack, "__init__", lambda self, trainings: built.append(len(trainings)) or init(self, trainings)
     )
     swept = [cell for method in ("dpo", "ipo", "orpo") for cell in cells(method, "model=tabular", swept=SEEDS[:2])]
     together, apart = both(swept, tmp_path, monkeypatch)
@@ -218,16 +219,16 @@ def test_a_cell_that_diverges_ends_and_the_others_go_on(tmp_path: Path, monkeypa
 def test_cells_that_are_told_to_stop_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     swept = cells("rdpo", "model=log_linear", swept=SEEDS)
     steps: list[int] = []
-    take = stack.Stack._take
+    take = ExactStack._take
 
-    def stopped(self: Any, batch: Any, rate: Any) -> None:
-        take(self, batch, rate)
+    def stopped(self: Any, *step: Any) -> None:
+        take(self, *step)
         steps.append(len(steps))
         if len(steps) == 7:
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stack.Stack, "_take", stopped)
+        patch.setattr(ExactStack, "_take", stopped)
         patch.setenv("PREFOPT_HOME", str(tmp_path / "together"))
         assert carried_out(swept) == [Interrupted] * 3
         assert [left(cell).state for cell in swept] == ["interrupted"] * 3
