@@ -23,6 +23,7 @@ from prefopt.datasets.data import Data
 from prefopt.engine.reference import with_reference
 from prefopt.errors import Interrupted, PrefoptError
 from prefopt.evaluation import figures
+from prefopt.evaluation.calibration import binned
 from prefopt.evaluation.subject import Subject
 from prefopt.evaluation.suite import Examination
 from prefopt.files import replace_text
@@ -483,6 +484,8 @@ def record(parts: Parts, examination: Examination, tokenizer: Any, folder: Path)
     drawn = figures.learning_curves(folder / EVENTS, folder / "figures")
     if examination.margins is not None and examination.flipped is not None:
         drawn += figures.margin_histogram(examination.margins, examination.flipped, folder / "figures")
+    if examination.held_out is not None and examination.subject.act is None:
+        drawn += figures.reliability_diagram(binned(examination.held_out), folder / "figures")
 
     def decode(tokens: torch.Tensor) -> str:
         return tokenizer.decode(tokens, skip_special_tokens=True) if tokenizer else " ".join(map(str, tokens.tolist()))

@@ -16,6 +16,8 @@ SHOWN = (
     ("gold/kl_bound", "KL to the start at most (nats)"),
     ("regret", "regret"),
     ("eval/rewards/accuracies", "held-out pairs ranked right by the reward"),
+    ("group/worst_accuracy", "held-out pairs of the worst group ranked right"),
+    ("calibration/ece", "calibration error of the reward"),
     ("rank/accuracy", "held-out pairs ranked right by likelihood"),
     ("rank/alignment_gap", "alignment gap"),
     ("noise/detect_auroc", "AUROC of flipped against clean pairs"),

@@ -16,7 +16,7 @@ FLOORS = [
     {"outline"},
     {"batch"},
     {"table"},
-    {"noise", "tracking"},
+    {"members", "noise", "tracking"},
     {"engine"},
     {"datasets"},
     {"models", "optim"},

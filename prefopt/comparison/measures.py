@@ -51,6 +51,13 @@ KNOWN: dict[str, tuple[int, str, str, float | str | None]] = {
         "Held-out pairs that the implied reward ranks right, by their true labels.",
         0.5,
     ),
+    "group/worst_accuracy": (1, "share of pairs", "The same of the group that it serves worst.", 0.5),
+    "calibration/ece": (
+        -1,
+        "share of pairs",
+        "How far the reward's confidence on held-out pairs is from how often it is right.",
+        None,
+    ),
     "rank/accuracy": (1, "share of pairs", "Held-out pairs whose better side is the likelier one.", 0.5),
     "rank/alignment_gap": (
         -1,
@@ -69,7 +76,7 @@ KNOWN: dict[str, tuple[int, str, str, float | str | None]] = {
     "gold/kl_bound": (-1, "nats", "The most that the policy can be from its start.", None),
     "length/policy": (0, "tokens", "Mean length of an answer.", None),
 }
-LOWER = re.compile(r"(loss|error|kl|kl_bound|regret|gap)$")
+LOWER = re.compile(r"(loss|error|kl|kl_bound|regret|gap|brier|nll|disagreement)$")
 PREFERRED = ("gold/win_rate", "gold/reward", "regret", "eval/rewards/accuracies")
 KL = ("gold/kl", "gold/kl_bound")
 

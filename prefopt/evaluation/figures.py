@@ -1,4 +1,4 @@
-"""The figure set of a run: learning curves, margins of clean against flipped pairs, and what the policy answers."""
+"""The figure set of a run: learning curves, margins of clean and flipped pairs, reliability, and the answers."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +13,8 @@ from prefopt.tracking.events import read
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from prefopt.evaluation.calibration import Bins
 
 BLUE, RED, GREY, INK = "#2b6a99", "#c8502f", "#9aa3ab", "#2a2f34"
 STYLE: dict[Any, Any] = {
@@ -127,6 +129,27 @@ def margin_histogram(margins: np.ndarray, flipped: np.ndarray, folder: Path) -> 
         axis.set_ylabel("density (per nat)")
         figure.legend(loc="outside lower center", ncols=2)
         return _save(figure, folder / "margins")
+
+
+def reliability_diagram(bins: "Bins", folder: Path) -> list[Path]:
+    """How often a reward is right against how sure it is, with 95 % Wilson intervals, and how many pairs that rests on.
+
+    Below the dashed line it is surer than it should be.
+    """
+    from scipy.stats import binomtest
+
+    found = (binomtest(round(n * right), n) for n, right in zip(bins.pairs, bins.right, strict=True))
+    low, high = np.array([test.proportion_ci(method="wilson") for test in found]).T
+    with _figure(4.2, 4.4) as figure:
+        axis, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        axis.plot([0.5, 1], [0.5, 1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+        axis.vlines(bins.confidence, low, high, color=BLUE, linewidth=1.0)
+        axis.plot(bins.confidence, bins.right, color=BLUE, linewidth=1.2, marker="o", markersize=4.5)
+        axis.set(ylim=(0, 1.02), ylabel="share ranked right")
+        axis.set_title(f"Reliability on {bins.pairs.sum():,} held-out pairs")
+        below.bar(bins.confidence, bins.pairs, width=0.03, color=GREY)
+        below.set(xlim=(0.49, 1.01), xlabel="confidence, sigmoid of the reward margin's size", ylabel="pairs")
+        return _save(figure, folder / "reliability")
 
 
 def samples_table(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from prefopt.datasets.data import Data, Split
 from prefopt.errors import PrefoptError
+from prefopt.evaluation.calibration import calibration
 from prefopt.evaluation.exact import enumerated, expected_error, parameter_error
 from prefopt.evaluation.game import played
 from prefopt.evaluation.gold import Answers, answered, compared, distinct_prompts, samples
+from prefopt.evaluation.groups import by_group
 from prefopt.evaluation.own import View
 from prefopt.evaluation.pairs import Figures, detection, held_out, sides
 from prefopt.evaluation.subject import Act, Subject
@@ -54,7 +56,8 @@ class Suite:
 class Examination:
     """The measurements of one subject on one dataset, the newest kept.
 
-    margins, flipped: [N] of training pairs, by their recorded labels. answers: to held-out prompts.
+    margins, flipped: [N] of training pairs, by their recorded labels. held_out: [N] margins of held-out pairs, by their
+    true labels. answers: to held-out prompts.
     """
 
     suite: Suite
@@ -63,6 +66,7 @@ class Examination:
     rate: float | None
     margins: np.ndarray | None = None
     flipped: np.ndarray | None = None
+    held_out: np.ndarray | None = None
     answers: Answers | None = None
 
     @cached_property
@@ -93,7 +97,11 @@ class Examination:
         if self.subject.score is None and self.subject.policy is None:
             return {}
         values = sides(self.subject, split, self.suite.batch_size, rows)
-        return held_out(values, beta=self.subject.beta, rater_share=self.suite.rater_share)
+        figures = held_out(values, beta=self.subject.beta, rater_share=self.suite.rater_share)
+        if "reward" in values:
+            self.held_out = values["reward"][:, 0] - values["reward"][:, 1]
+            figures |= calibration(self.held_out) | by_group(split.pairs, rows, self.held_out > 0)
+        return figures
 
     def _world(self) -> Figures:
         subject, data = self.subject, self.data

@@ -104,7 +104,7 @@ class Lab:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PREFOPT_HOME", str(self.folder / (home or f"home{self.count}")))
             patch.setattr(prefopt.run, "record", record)
-            for drawing in ("learning_curves", "margin_histogram", "samples_table"):
+            for drawing in ("learning_curves", "margin_histogram", "reliability_diagram", "samples_table"):
                 patch.setattr(figures, drawing, lambda *_: [])
             stored = prefopt.run.run(config)
         return Outcome(

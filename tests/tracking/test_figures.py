@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prefopt.evaluation.figures import learning_curves, margin_histogram, samples_table
+from prefopt.evaluation.calibration import binned
+from prefopt.evaluation.figures import learning_curves, margin_histogram, reliability_diagram, samples_table
 from prefopt.tracking.events import EVENTS, EventFile
 
 Fill = Callable[[Path, range], None]
@@ -51,6 +52,18 @@ def test_margins_are_drawn_apart_for_clean_and_flipped_pairs(tmp_path: Path, cas
     }[case]
     assert all(text in drawn for text in expected)
     assert ("flipped:" in drawn) == (case != "clean")
+
+
+@pytest.mark.parametrize("case", ["spread", "equal", "not a number"])
+def test_reliability_is_drawn_of_any_margins(tmp_path: Path, case: str) -> None:
+    margins = np.random.default_rng(0).normal(1.0, 2.0, 400)
+    if case == "equal":
+        margins = np.zeros(400)
+    if case == "not a number":
+        margins[0] = np.nan
+    png, svg = reliability_diagram(binned(margins), tmp_path)
+    check_picture(png, svg)
+    assert "Reliability on 400 held-out pairs" in svg.read_text()
 
 
 def check_picture(png: Path, svg: Path) -> None:

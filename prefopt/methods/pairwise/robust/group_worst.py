@@ -13,9 +13,10 @@ from torch import Tensor
 from prefopt import ranks
 from prefopt.batch import Pairs
 from prefopt.errors import PrefoptError
+from prefopt.members import metric_names, names
 from prefopt.methods.metrics import Metrics
 from prefopt.methods.pairwise.base import Robustifier
-from prefopt.methods.pairwise.robust.members import counted, metric_names, names, places, sums
+from prefopt.methods.pairwise.robust.members import counted, places, sums
 from prefopt.table import Table
 
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from prefopt import ranks
 from prefopt.errors import PrefoptError
+from prefopt.members import SHOWN, metric_names, names
 from prefopt.methods.memory import Memory
 from prefopt.methods.metrics import Metrics
-from prefopt.methods.pairwise.robust.members import SHOWN, counted, metric_names, names, places, sums
+from prefopt.methods.pairwise.robust.members import counted, places, sums
 from prefopt.progress import say
 from prefopt.table import Table
 
