@@ -34,7 +34,8 @@ def ensemble(bandit: Data) -> Ensemble:
 
 def test_the_worst_case_is_of_members_on_one_scale(bandit: Data, ensemble: Ensemble) -> None:
     batch = bandit.test.pairs.batch(np.arange(64))
-    each: Any = torch.stack([member.score(batch) for member in list(ensemble.members)])
+    members: Any = ensemble.members
+    each = torch.stack([member.score(batch) for member in members])
     assert torch.equal(ensemble.score(batch), each.min(0).values)
     assert len(each.argmin(0).unique()) == 3, "each member is the least convinced of some response"
 
