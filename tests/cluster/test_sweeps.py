@@ -219,7 +219,9 @@ def test_cells_that_train_as_one_in_a_job_begin_anew_when_it_is_preempted_and_en
     slurm.preempt()
     result = ended(sweep)
     assert result.code == 0, result.said
-    assert "1 job, up to 3 cells each; exact ones that are alike train as one" in result.said
+    assert (
+        "1 job, up to 3 cells each; exact ones that are alike, and adapters of one model, train as one" in result.said
+    )
     assert [(run.status()["restarts"], run.checkpoints.exists()) for run in runs] == [(1, False)] * 3
     alone = Run(tmp_path / "alone" / runs[0].name)
     assert ended(command("prefopt.train", *longer, "seed=0", home=alone.folder.parent)).code == 0
