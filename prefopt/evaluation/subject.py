@@ -47,6 +47,7 @@ class Subject:
     kl_bound: nats that its answers are at most away from `start`, where theory says so.
     beta: reward a nat, where the method has one.
     lesson: how it sees pairs, where it learned from the recorded labels of the training pairs.
+    clusters: the cluster that it takes each annotator of the training pairs to be of, [annotators] by code.
     theta: [d] parameters of a log-linear model, whose implied reward is `theta_scale` <theta, phi>.
     device: where batches go.
     """
@@ -59,6 +60,7 @@ class Subject:
     kl_bound: float | None = None
     beta: float | None = None
     lesson: Lesson | None = None
+    clusters: Callable[[], Tensor] | None = None
     theta: Tensor | None = None
     theta_scale: float = 1.0
     device: Any = "cpu"

@@ -14,7 +14,7 @@ from prefopt.evaluation.calibration import calibration
 from prefopt.evaluation.exact import enumerated, expected_error, parameter_error
 from prefopt.evaluation.game import played
 from prefopt.evaluation.gold import Answers, answered, compared, distinct_prompts, samples
-from prefopt.evaluation.groups import by_group
+from prefopt.evaluation.groups import answered_groups, by_group, clustered, enumerated_groups
 from prefopt.evaluation.own import View
 from prefopt.evaluation.pairs import Figures, detection, held_out, sides
 from prefopt.evaluation.subject import Act, Subject
@@ -91,7 +91,10 @@ class Examination:
     def after(self) -> Figures:
         """Everything: all held-out pairs, the noise among training pairs, and fresh answers or exact figures."""
         everything = np.arange(len(self.data.test.pairs))
-        return self._own() | self._pairs(self.data.test, everything) | self._noise() | self._world()
+        measured = self._own() | self._pairs(self.data.test, everything) | self._noise() | self._world()
+        if self.subject.clusters is not None:
+            measured |= clustered(self.data.train.pairs, self.subject.clusters().cpu().numpy())
+        return measured
 
     def _pairs(self, split: Split, rows: np.ndarray) -> Figures:
         if self.subject.score is None and self.subject.policy is None:
@@ -110,12 +113,15 @@ class Examination:
             figures["theta/error"] = parameter_error(data.world, subject.theta_scale * subject.theta.detach())
             if self.rate is not None and self.rate < 0.5:
                 figures["theta/expected"] = self.expected
+        grouped = hasattr(data.world, "group_rewards")
         if subject.policy is not None and hasattr(subject.policy, "table"):
             measured = played if hasattr(data.world, "preferences") else enumerated
             figures |= measured(data.world, subject.policy.table(), beta=subject.beta)
+            figures |= enumerated_groups(data.world, subject.policy.table()) if grouped else {}
         elif subject.act is not None and subject.start is not None:
             self.answers = self._answered(subject.act)
             figures |= compared(subject, self.answers, self.start_answers)
+            figures |= answered_groups(data.world, self.answers, self.start_answers) if grouped else {}
         return figures
 
     def samples(self, decode: Callable[[Tensor], str]) -> list[dict[str, Any]]:
