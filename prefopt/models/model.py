@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prefopt.batch import Groups
 from prefopt.datasets.data import Data
@@ -58,6 +58,18 @@ class Model(Protocol):
     def checksum(self) -> str:
         """Hash of the weights that it starts from, where they are files."""
         ...
+
+
+class GoldOfGroup(nn.Module, Scorer):
+    """What one group of a world with several wants, as a scorer."""
+
+    def __init__(self, world: Any, group: int) -> None:
+        super().__init__()
+        self.world, self.group = world, group
+
+    def score(self, groups: Groups) -> Tensor:
+        rewards: Tensor = self.world.group_reward(groups)[self.group]
+        return rewards
 
 
 class Gold(Scorer):
