@@ -35,8 +35,12 @@ class Gibbs(Method):
     def finish(self, round: int) -> None:
         values = getattr(getattr(self.policy, "f", None), "values", None)
         if values is None:
-            raise PrefoptError("method=gibbs writes down one number a response", "use model=tabular")
-        values.copy_(self.reward.score(everything(*values.shape).to(values.device)) / self.beta)
+            raise PrefoptError("this method writes down one number a response", "use model=tabular")
+        values.copy_(self._rewards(everything(*values.shape).to(values.device)) / self.beta)
+
+    def _rewards(self, groups: Groups) -> Tensor:
+        """[contexts, responses] the reward that it is optimal for, of all responses."""
+        return self.reward.score(groups)
 
     def score(self, groups: Groups) -> Tensor:
         return self.reward.score(groups)
