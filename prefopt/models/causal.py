@@ -15,6 +15,7 @@ from prefopt.engine.head import logits
 from prefopt.engine.logps import last_states, pooled_states, token_collisions, token_logps
 from prefopt.engine.sampling import sample
 from prefopt.errors import PrefoptError
+from prefopt.models.scorer import Scorer
 
 UNUSED = frozenset({"_name_or_path", "transformers_version", "architectures", "dtype", "use_cache"})
 """Keys of a transformers configuration that change no log-prob: dtypes are those of the weights themselves."""
@@ -89,7 +90,7 @@ class CausalPolicy(nn.Module):
         return {**_form(self.model), "scaling": {name: dict(scaling) for name, scaling in layers.items()}}
 
 
-class RewardModel(nn.Module):
+class RewardModel(nn.Module, Scorer):
     """A transformers sequence classifier with one label, read at the last token of prompt and response."""
 
     model: Any

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prefopt.batch import Groups
 from prefopt.datasets.data import Data
 from prefopt.engine.sampling import draw
+from prefopt.models.scorer import Scorer
 
 Parameters = Callable[[Any], nn.Module]
 
@@ -83,14 +84,14 @@ class ExactPolicy(nn.Module):
         return {"parameters": type(self.f).__name__}
 
 
-class ExactReward(nn.Module):
+class ExactReward(nn.Module, Scorer):
     """r(x, y) = f(x, y)."""
 
     def __init__(self, f: nn.Module) -> None:
         super().__init__()
         self.f = f
 
-    def table(self) -> Tensor:
+    def rewards(self) -> Tensor:
         """[contexts, responses] rewards."""
         return self.f()
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from prefopt.engine.loader import sequential
-from prefopt.models.model import Scorer
+from prefopt.models.scorer import Scorer
 from prefopt.noise.base import Noise, Recorded, uniform
 from prefopt.table import Table
 

@@ -8,14 +8,7 @@ from torch import Tensor
 
 from prefopt.batch import Groups
 from prefopt.datasets.data import Data
-
-
-class Scorer(Protocol):
-    """Whatever judges responses one by one."""
-
-    def score(self, groups: Groups) -> Tensor:
-        """[B, n] reward of each response."""
-        ...
+from prefopt.models.scorer import Scorer
 
 
 class Policy(Protocol):
@@ -67,7 +60,7 @@ class Model(Protocol):
         ...
 
 
-class Gold:
+class Gold(Scorer):
     """The world's own reward as a scorer."""
 
     def __init__(self, data: Data) -> None:
@@ -77,7 +70,7 @@ class Gold:
         assert self.world is not None
         return self.world.reward(groups)
 
-    def table(self) -> Tensor:
+    def rewards(self) -> Tensor:
         """[contexts, responses] rewards, on an exact world."""
         rewards: Tensor = self.world.rewards  # type: ignore[union-attr]
         return rewards

@@ -1,4 +1,4 @@
-"""Runs that can be killed: in processes of their own."""
+"""Runs that can be killed: in processes of their own; and which runs of a stack train alone."""
 
 import json
 import subprocess
@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from prefopt.loop import together
+from prefopt.loop.fit import Training
 from prefopt.store import CHECKOUT
 
 SERVER = Path(__file__).with_name("server.py")
@@ -59,3 +61,17 @@ def processes() -> Iterator[Processes]:
     started = Processes()
     yield started
     started.close()
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the methods that `fit_together` trains alone."""
+    found: list[str] = []
+    fit = together.fit
+
+    def noted(training: Training) -> None:
+        found.append(type(training.method).__name__)
+        fit(training)
+
+    monkeypatch.setattr(together, "fit", noted)
+    return found

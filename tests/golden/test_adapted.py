@@ -21,9 +21,7 @@ from prefopt import store
 from prefopt.config import composed
 from prefopt.engine.adapters import Adapters
 from prefopt.errors import Diverged, Interrupted
-from prefopt.loop import together
 from prefopt.loop.adapters import AdapterStack
-from prefopt.loop.fit import Training
 from prefopt.methods.pairwise.base import Pairwise
 from prefopt.run import Parts, run, run_together
 from prefopt.tracking.events import EVENTS, read
@@ -102,20 +100,6 @@ def assert_same(one: Left, other: Left, tolerance: float) -> None:
             metrics, expected = ({**each, "rewards/accuracies": 0.0} for each in (metrics, expected))
         assert metrics == pytest.approx(expected, rel=tolerance, abs=tolerance)
     assert one.figures == pytest.approx(other.figures, rel=tolerance, abs=tolerance)
-
-
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the methods that `fit_together` trains alone."""
-    found: list[str] = []
-    fit = together.fit
-
-    def noted(training: Training) -> None:
-        found.append(type(training.method).__name__)
-        fit(training)
-
-    monkeypatch.setattr(together, "fit", noted)
-    return found
 
 
 def one_by_one(configs: Sequence[Any], home: Path, monkeypatch: pytest.MonkeyPatch) -> list[Left]:

@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 from prefopt import store
 from prefopt.config import composed
 from prefopt.errors import Diverged, Interrupted
-from prefopt.loop import together
 from prefopt.loop.alike import PROPORTIONAL
 from prefopt.loop.exact import ExactStack
 from prefopt.loop.fit import Training
@@ -81,20 +80,6 @@ def left(cell: Cell) -> Left:
         [(event.step, event.metrics) for event in read(run.folder / EVENTS)],
         load_file(policy) if policy.exists() else {},
     )
-
-
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the methods that `fit_together` trains alone."""
-    found: list[str] = []
-    fit = together.fit
-
-    def noted(training: Training) -> None:
-        found.append(type(training.method).__name__)
-        fit(training)
-
-    monkeypatch.setattr(together, "fit", noted)
-    return found
 
 
 def both(swept: Sequence[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Left], list[Left]]:

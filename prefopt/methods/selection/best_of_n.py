@@ -3,13 +3,13 @@
 Nothing is trained. KL(best-of-n || policy) <= log N - (N - 1)/N.
 """
 
-import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from prefopt.batch import Groups, Prompts
+from prefopt.engine.best import kl_of_best
 from prefopt.methods.base import Method
 from prefopt.table import Table
 
@@ -28,7 +28,7 @@ class BestOfN(Method):
     @property
     def kl_bound(self) -> float:
         """Nats at most between its answers and the policy."""
-        return math.log(self.samples) - (self.samples - 1) / self.samples
+        return kl_of_best(self.samples)
 
     def collect(self, data: Table, round: int) -> None:
         return None

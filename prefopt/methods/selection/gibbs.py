@@ -31,7 +31,7 @@ class Gibbs(Method):
         values = getattr(getattr(self.policy, "f", None), "values", None)
         if values is None:
             raise PrefoptError("method=gibbs writes down one number a response", "use model=tabular")
-        values.copy_(self.reward.table() / self.beta)
+        values.copy_(self.reward.rewards() / self.beta)
 
     def score(self, groups: Groups) -> Tensor:
         return self.reward.score(groups)

@@ -1,0 +1,89 @@
+"""What judges responses: one protocol, a scale that judges can be compared on, and ways to make one of several.
+
+Aggregates are over members on a common scale: Bradley-Terry leaves a reward's offset open, and its scale differs by
+seed, so that the minimum of two that were not standardised compares unlike units.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prefopt.batch import Groups
+from prefopt.errors import PrefoptError
+
+
+class Scorer:
+    """Whatever judges responses: by a reward each, or by a table of its own where preferences may run in circles."""
+
+    def score(self, groups: Groups) -> Tensor:
+        """[B, n] reward of each response."""
+        raise NotImplementedError
+
+    def table(self, groups: Groups) -> Tensor:
+        """[B, n, n] log-odds that response i is preferred to response j; skew-symmetric."""
+        r = self.score(groups)
+        return r[:, :, None] - r[:, None, :]
+
+    def margin(self, pairs: Groups) -> Tensor:
+        """[B] log-odds that response 0 is preferred to response 1."""
+        return self.table(pairs)[:, 0, 1]
+
+
+class Standardised(nn.Module, Scorer):
+    """(r - mean) / sd, with those that `moments` has measured."""
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, scorer: Any, mean: float, sd: float) -> None:
+        super().__init__()
+        self.scorer = scorer
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
+        self.register_buffer("sd", torch.tensor(sd, dtype=torch.float64))
+
+    def score(self, groups: Groups) -> Tensor:
+        return self._scaled(self.scorer.score(groups))
+
+    def rewards(self) -> Tensor:
+        """[contexts, responses] rewards, on an exact world."""
+        return self._scaled(self.scorer.rewards())
+
+    def _scaled(self, r: Tensor) -> Tensor:
+        return (r - self.mean.to(r.dtype)) / self.sd.to(r.dtype)
+
+
+@torch.no_grad()
+def moments(scorer: Any, samples: Iterable[Groups]) -> tuple[float, float]:
+    """Mean and population standard deviation of a scorer's rewards over samples of the reference policy.
+
+    Raises PrefoptError where a reward is not finite, or where all are the same.
+    """
+    scores = torch.cat([scorer.score(groups).double().flatten().cpu() for groups in samples])
+    if lost := int((~scores.isfinite()).sum()):
+        raise PrefoptError(
+            f"a reward model gives {lost} of {len(scores)} responses a reward that is not finite",
+            "train it with a lower learning rate (optimizer.lr), or look at the data that it learned from",
+        )
+    if scores.min() == scores.max():
+        raise PrefoptError(
+            f"a reward model gives all of {len(scores)} responses the same reward, {scores[0]:.4g}",
+            "it has learned nothing: train it for longer (rounds) or on more pairs",
+        )
+    return float(scores.mean()), float(scores.std(correction=0))
+
+
+def mean(rewards: Tensor) -> Tensor:
+    """[k, ...] -> [...]"""
+    return rewards.mean(0)
+
+
+def worst_case(rewards: Tensor) -> Tensor:
+    """[k, ...] -> [...] what the least convinced member says (Coste et al., 2024, arXiv 2310.02743, WCO)."""
+    return rewards.amin(0)
+
+
+def uncertainty_weighted(rewards: Tensor, lam: float) -> Tensor:
+    """[k, ...] -> [...] mean - lam times the population variance over members (ibid., UWO)."""
+    return rewards.mean(0) - lam * rewards.var(0, correction=0)
