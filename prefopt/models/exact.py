@@ -75,6 +75,12 @@ class ExactPolicy(nn.Module):
         length = torch.ones_like(response[..., 0])
         return replace(prompts, response=response, length=length, mean_length=length.float().mean(), reference=None)
 
+    def finished(self, groups: Groups) -> Tensor:
+        return torch.ones_like(groups.length, dtype=torch.bool)
+
+    def critic(self) -> "ExactCritic":
+        return ExactCritic(self.reference)
+
     def export(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(dict(self.state_dict()), folder / "exact.safetensors")
@@ -82,6 +88,17 @@ class ExactPolicy(nn.Module):
     @property
     def form(self) -> dict[str, Any]:
         return {"parameters": type(self.f).__name__}
+
+
+class ExactCritic(nn.Module):
+    """One value a context, zero at the start, for one token is all that is ever chosen in it."""
+
+    def __init__(self, reference: Tensor) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.zeros_like(reference[:, :1]))
+
+    def forward(self, groups: Groups) -> Tensor:
+        return self.values[groups.prompt[:, 0]][..., None].expand(groups.response.shape)
 
 
 class ExactReward(nn.Module, Scorer):

@@ -60,18 +60,23 @@ def moments(scorer: Any, samples: Iterable[Groups]) -> tuple[float, float]:
 
     Raises PrefoptError where a reward is not finite, or where all are the same.
     """
-    scores = torch.cat([scorer.score(groups).double().flatten().cpu() for groups in samples])
-    if lost := int((~scores.isfinite()).sum()):
-        raise PrefoptError(
-            f"a reward model gives {lost} of {len(scores)} responses a reward that is not finite",
-            "train it with a lower learning rate (optimizer.lr), or look at the data that it learned from",
-        )
+    scores = finite(torch.cat([scorer.score(groups).double().flatten().cpu() for groups in samples]))
     if scores.min() == scores.max():
         raise PrefoptError(
             f"a reward model gives all of {len(scores)} responses the same reward, {scores[0]:.4g}",
             "it has learned nothing: train it for longer (rounds) or on more pairs",
         )
     return float(scores.mean()), float(scores.std(correction=0))
+
+
+def finite(rewards: Tensor) -> Tensor:
+    """The rewards. Raises PrefoptError where one is not finite."""
+    if lost := int((~rewards.isfinite()).sum()):
+        raise PrefoptError(
+            f"a reward model gives {lost} of {rewards.numel()} responses a reward that is not finite",
+            "train it with a lower learning rate (optimizer.lr), or look at the data that it learned from",
+        )
+    return rewards
 
 
 def mean(rewards: Tensor) -> Tensor:

@@ -163,6 +163,16 @@ class Player(nn.Module):
     def score(self, groups: Groups) -> Tensor:
         return self.logps(groups).sum(-1)
 
+    def critic(self) -> "Valuer":
+        return Valuer(torch.zeros_like(self.values))
+
+
+class Valuer(Player):
+    """A critic whose values are free numbers."""
+
+    def forward(self, groups: Groups) -> Tensor:
+        return self.logps(groups)
+
 
 def batch_of(kind: type[Groups], dtype: torch.dtype, *, extreme: bool = False) -> Groups:
     """B examples of ragged responses; `extreme` ones have rewards in the ten thousands."""
@@ -175,6 +185,10 @@ def batch_of(kind: type[Groups], dtype: torch.dtype, *, extreme: bool = False) -
         "label": torch.arange(B) % 2,
         "reward": torch.randn(B, n, generator=draw, dtype=dtype) * (1e4 if extreme else 1),
         "behaviour": -20 * torch.rand(B, n, T, generator=draw, dtype=dtype) * mask,
+        "finished": torch.arange(B * n).view(B, n) % 2 == 0,
+        "value": torch.randn(B, n, T, generator=draw, dtype=dtype) * mask,
+        "returns": torch.randn(B, n, T, generator=draw, dtype=dtype) * mask,
+        "advantage": torch.randn(B, n, T, generator=draw, dtype=dtype) * mask,
         "annotator": torch.arange(B) % 3,
         "group": torch.arange(B) % 2,
         "margin": torch.arange(B).double() / 4,

@@ -1,0 +1,163 @@
+"""Proximal policy optimisation from a reward model (Ziegler et al., 2019, arXiv 1909.08593; Huang et al., 2024, arXiv
+2403.17031).
+
+    r_t  = -beta (log pi_old(y_t) - log ref(y_t)) + 1[t last] score       score = (r - mean) / sd - missing_eos 1[no EOS]
+    A_t  = sum_k (gamma lam)^k delta_{t+k},   delta_t = r_t + gamma V_{t+1} - V_t,   R_t = A_t + V_t     V of pi_old's time
+    l_t  = -min( rho_t A_t, clip(rho_t, 1 - low, 1 + high) A_t ),         rho_t = pi(y_t) / pi_old(y_t), A whitened
+    v_t  = max( (V_t - R_t)^2, (clip(V_t, V_old +- reach) - R_t)^2 ) / 2
+    L    = mean over all response tokens of the batch of  l_t + vf_coef v_t
+
+A is whitened over all tokens of a round. Mean and sd are those of the reward on the first round's responses, which are
+the reference's. V_t is read before token t, from a copy of the policy's trunk. Sampling is at temperature 1; there is
+neither an entropy bonus nor an early stop of the passes.
+"""
+
+import torch
+from torch import Tensor
+
+from prefopt.batch import Groups, Rollouts
+from prefopt.errors import PrefoptError
+from prefopt.methods.base import Method
+from prefopt.methods.metrics import Metrics
+from prefopt.methods.online.clipping import clip_surrogate, clip_value
+from prefopt.methods.online.returns import adaptive, gae, kl_rewards, whitened
+from prefopt.methods.rollout import joined, sampled, table_of
+from prefopt.models.scorer import finite, moments
+from prefopt.table import Table
+
+
+class PPO(Method):
+    """Args: samples: responses a prompt. prompts: B of a round. passes: over a round's samples.
+    beta: price of a nat of KL, in units of the score. target_kl: nats a response that beta is steered to, by at most a
+    fifth in `horizon` responses; None leaves beta as it is. low, high: clip range of the ratio. reach: that of values.
+    vf_coef: weight of the critic's loss. gamma, lam: of the advantages. normalise: whether the reward is put to mean 0
+    and sd 1; else beta is in its own units. missing_eos: what a response that was cut off loses, in units of the score.
+    whiten_rewards: give the token rewards variance 1. critic_lr: the critic's, None for that of the policy.
+
+    Raises PrefoptError where a number is out of its range, and where a reward is not finite or, to be normalised, is
+    the same for all responses.
+    """
+
+    eats = Rollouts
+    roles = ("policy", "reward", "reference")
+
+    def __init__(
+        self,
+        *,
+        samples: int = 4,
+        prompts: int = 64,
+        passes: int = 4,
+        beta: float = 0.05,
+        target_kl: float | None = None,
+        horizon: int = 10000,
+        low: float = 0.2,
+        high: float = 0.2,
+        reach: float = 0.2,
+        vf_coef: float = 0.1,
+        gamma: float = 1.0,
+        lam: float = 0.95,
+        normalise: bool = True,
+        missing_eos: float = 1.0,
+        whiten_rewards: bool = False,
+        critic_lr: float | None = None,
+    ) -> None:
+        super().__init__()
+        inf = float("inf")
+        for name, value, most in (("beta", beta, inf), ("vf_coef", vf_coef, inf), ("gamma", gamma, 1), ("lam", lam, 1)):
+            if not 0 <= value <= most or value == inf:
+                raise PrefoptError(f"method.{name}={value} is out of range", f"give a number from 0 to {most}")
+        if target_kl is not None and not target_kl > 0:
+            raise PrefoptError(f"method.target_kl={target_kl} is never reached", "give a positive number, or null")
+        self.samples, self.per_round, self.passes = samples, prompts, passes
+        self.target_kl, self.horizon = target_kl, horizon
+        self.low, self.high, self.reach, self.vf_coef = low, high, reach, vf_coef
+        self.gamma, self.lam = gamma, lam
+        self.normalise, self.missing_eos, self.whiten_rewards = normalise, missing_eos, whiten_rewards
+        self.critic_lr = critic_lr
+        self.beta = None if normalise or target_kl else beta
+        """The price of a nat in the reward's own units, where there is one."""
+        self.price: Tensor
+        self.scale: Tensor
+        self.kl: Tensor
+        self.explained: Tensor
+        self.register_buffer("price", torch.tensor(beta, dtype=torch.float64))
+        self.register_buffer("scale", torch.tensor([0.0, 1.0], dtype=torch.float64))
+        self.register_buffer("kl", torch.tensor(0.0, dtype=torch.float64))
+        self.register_buffer("explained", torch.tensor(0.0, dtype=torch.float64))
+
+    def _extend(self) -> None:
+        self.critic = self.policy.critic()
+        if self.critic_lr is not None:
+            self.critic.optimizer_options = {"lr": self.critic_lr}
+
+    @torch.no_grad()
+    def collect(self, data: Table, round: int) -> Table:
+        rows, parts = sampled(self, data, round, self.samples)
+        if round == 0 and self.normalise:
+            self.scale.copy_(torch.tensor(moments(self.reward, parts)))
+        mask = joined([groups.mask for groups in parts])
+        behaviour, reference, value = (
+            joined([of(groups) for groups in parts]) for of in (self.policy.logps, self.reference_logps, self.critic)
+        )
+        reward = finite(torch.cat([self.reward.score(groups) for groups in parts]).to(behaviour))
+        finished = torch.cat([self.policy.finished(groups) for groups in parts])
+        score = (reward - self.scale[0]) / self.scale[1] - self.missing_eos * ~finished
+
+        rewards = kl_rewards(behaviour, reference, score, mask, float(self.price))
+        if self.whiten_rewards:
+            rewards = whitened(rewards, mask, shift_mean=False)
+        advantage, returns = gae(rewards, value, mask, self.gamma, self.lam)
+        self.kl.copy_((behaviour - reference).sum(-1).mean())
+        self.explained.copy_(1 - (returns - value)[mask].var(correction=0) / returns[mask].var(correction=0).clamp(min=1e-8))
+        return table_of(
+            Rollouts,
+            data.ids[rows],
+            parts,
+            columns={"reward": reward, "finished": finished},
+            aligned={
+                "behaviour": behaviour[mask],
+                "reference": reference[mask],
+                "value": value[mask],
+                "returns": returns[mask],
+                "advantage": whitened(advantage, mask)[mask],
+            },
+        )
+
+    def loss(self, batch: Rollouts) -> tuple[Tensor, Metrics]:
+        logps, value = self.policy.logps(batch), self.critic(batch)
+        surrogate, clipped = clip_surrogate(logps, batch.behaviour, batch.advantage, self.low, self.high)
+        error, held = clip_value(value, batch.value, batch.returns, self.reach)
+        losses = ((surrogate + self.vf_coef * error) * batch.mask).sum((1, 2)) / (batch.n * batch.mean_length)
+        return losses, self._metrics(batch, logps.detach(), error.detach(), clipped, held)
+
+    def _metrics(self, batch: Rollouts, logps: Tensor, error: Tensor, clipped: Tensor, held: Tensor) -> Metrics:
+        """Of the losses [B, n, T] and where they are clipped; what is of tokens is a mean over an example's."""
+
+        def a_token(values: Tensor) -> Tensor:
+            return (values * batch.mask).sum((1, 2)) / batch.length.sum(1)
+
+        metrics = {
+            "objective/scores": batch.reward.mean(1),
+            "objective/unfinished": 1 - batch.finished.double().mean(1),
+            "objective/price": self.price,
+            "policy/approx_kl": a_token(0.5 * (logps - batch.behaviour) ** 2),
+            "policy/surprise": a_token(-logps),
+            "clip/fraction": a_token(clipped),
+            "clip/value": a_token(held),
+            "critic/loss": a_token(error),
+            "critic/explained": self.explained,
+        }
+        if batch.reference is not None:
+            metrics["objective/kl"] = (batch.behaviour - batch.reference).sum(-1).mean(1)
+        return metrics
+
+    def finish(self, round: int) -> None:
+        if self.target_kl is not None:
+            episodes = self.samples * self.per_round
+            price = adaptive(
+                float(self.price), float(self.kl), target=self.target_kl, episodes=episodes, horizon=self.horizon
+            )
+            self.price.fill_(price)
+
+    def score(self, groups: Groups) -> Tensor:
+        return self.reward.score(groups)
