@@ -51,6 +51,8 @@ def taken(values: Tensor, groups: Groups) -> Tensor:
 class ExactPolicy(nn.Module):
     """pi(y | x) proportional to ref(y | x) exp(f(x, y)); it starts as the world's reference policy."""
 
+    reference: Tensor
+
     def __init__(self, world: Any, f: nn.Module) -> None:
         super().__init__()
         self.f = f

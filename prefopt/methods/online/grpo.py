@@ -8,7 +8,6 @@
 pi_old is the policy that sampled, at temperature 1; every round samples anew and goes `passes` times over its samples.
 """
 
-import torch
 from torch import Tensor
 
 from prefopt.batch import Groups, Rated

@@ -1,16 +1,18 @@
-"""Proximal policy optimisation from a reward model (Ziegler et al., 2019, arXiv 1909.08593; Huang et al., 2024, arXiv
-2403.17031).
+"""Proximal policy optimisation from a reward (Ziegler et al., 2019, arXiv 1909.08593).
 
-    r_t  = -beta (log pi_old(y_t) - log ref(y_t)) + 1[t last] score       score = (r - mean) / sd - missing_eos 1[no EOS]
-    A_t  = sum_k (gamma lam)^k delta_{t+k},   delta_t = r_t + gamma V_{t+1} - V_t,   R_t = A_t + V_t     V of pi_old's time
-    l_t  = -min( rho_t A_t, clip(rho_t, 1 - low, 1 + high) A_t ),         rho_t = pi(y_t) / pi_old(y_t), A whitened
-    v_t  = max( (V_t - R_t)^2, (clip(V_t, V_old +- reach) - R_t)^2 ) / 2
-    L    = mean over all response tokens of the batch of  l_t + vf_coef v_t
+    r_t = -beta (log pi_old(y_t) - log ref(y_t)) + 1[last] score,    score = (r - mean) / sd - missing_eos 1[no EOS]
+    A_t = sum_k (gamma lam)^k delta_t+k,    delta_t = r_t + gamma V_t+1 - V_t,    R_t = A_t + V_t
+    l_t = -min( rho_t A_t, clip(rho_t, 1 - low, 1 + high) A_t ),    rho_t = pi(y_t) / pi_old(y_t),    A whitened
+    v_t = max( (V_t - R_t)^2, (clip(V_t, V_old_t +- reach) - R_t)^2 ) / 2
+    L   = mean of l_t + vf_coef v_t    over all response tokens of a batch
 
-A is whitened over all tokens of a round. Mean and sd are those of the reward on the first round's responses, which are
-the reference's. V_t is read before token t, from a copy of the policy's trunk. Sampling is at temperature 1; there is
-neither an entropy bonus nor an early stop of the passes.
+A, R and V_old are of the policy and the critic that sampled, and A is whitened over all tokens of a round. The critic
+reads V_t before token t, on a trunk of its own that starts as the policy's. Mean and sd are those of the reward on the
+first round's responses, which are the reference's. Sampling is at temperature 1. Of what others add (Huang et al.,
+2024, arXiv 2403.17031) there is neither an entropy bonus nor an early stop of the passes.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
 from prefopt.methods.metrics import Metrics
 from prefopt.methods.online.clipping import clip_surrogate, clip_value
-from prefopt.methods.online.returns import adaptive, gae, kl_rewards, whitened
+from prefopt.methods.online.returns import adaptive, explained, gae, kl_rewards, whitened
 from prefopt.methods.rollout import joined, sampled, table_of
 from prefopt.models.scorer import finite, moments
 from prefopt.table import Table
@@ -28,18 +30,25 @@ from prefopt.table import Table
 
 class PPO(Method):
     """Args: samples: responses a prompt. prompts: B of a round. passes: over a round's samples.
-    beta: price of a nat of KL, in units of the score. target_kl: nats a response that beta is steered to, by at most a
-    fifth in `horizon` responses; None leaves beta as it is. low, high: clip range of the ratio. reach: that of values.
+    beta: price of a nat of KL, in units of the score. target_kl: nats a response that beta is steered to, by a fifth
+    in `horizon` responses at most; None leaves beta as it is. low, high: clip range of the ratio. reach: of the value.
     vf_coef: weight of the critic's loss. gamma, lam: of the advantages. normalise: whether the reward is put to mean 0
-    and sd 1; else beta is in its own units. missing_eos: what a response that was cut off loses, in units of the score.
-    whiten_rewards: give the token rewards variance 1. critic_lr: the critic's, None for that of the policy.
+    and sd 1, else it is taken as it is. missing_eos: what a response that was cut off loses, in units of the score.
+    whiten_rewards: bring the token rewards of a round to variance 1. critic_lr: None for that of the policy.
 
-    Raises PrefoptError where a number is out of its range, and where a reward is not finite or, to be normalised, is
-    the same for all responses.
+    price, scale: beta as it is now, and the reward's mean and sd. kl, explained: of the newest round, nats a response,
+    and the share of the returns' variance that the critic foresaw.
+
+    Raises PrefoptError where a number is out of its range, where a reward is not finite, and where all that are to be
+    normalised are the same.
     """
 
     eats = Rollouts
     roles = ("policy", "reward", "reference")
+    price: Tensor
+    scale: Tensor
+    kl: Tensor
+    explained: Tensor
 
     def __init__(
         self,
@@ -62,28 +71,22 @@ class PPO(Method):
         critic_lr: float | None = None,
     ) -> None:
         super().__init__()
-        inf = float("inf")
-        for name, value, most in (("beta", beta, inf), ("vf_coef", vf_coef, inf), ("gamma", gamma, 1), ("lam", lam, 1)):
-            if not 0 <= value <= most or value == inf:
+        for name, value, most in (
+            *(("beta", beta, math.inf), ("vf_coef", vf_coef, math.inf), ("missing_eos", missing_eos, math.inf)),
+            *(("gamma", gamma, 1), ("lam", lam, 1)),
+        ):
+            if not (0 <= value <= most and math.isfinite(value)):
                 raise PrefoptError(f"method.{name}={value} is out of range", f"give a number from 0 to {most}")
         if target_kl is not None and not target_kl > 0:
-            raise PrefoptError(f"method.target_kl={target_kl} is never reached", "give a positive number, or null")
+            raise PrefoptError(f"method.target_kl={target_kl} is no KL to steer to", "give a positive number, or null")
         self.samples, self.per_round, self.passes = samples, prompts, passes
-        self.target_kl, self.horizon = target_kl, horizon
+        self.target_kl, self.episodes, self.horizon = target_kl, samples * prompts, horizon
         self.low, self.high, self.reach, self.vf_coef = low, high, reach, vf_coef
-        self.gamma, self.lam = gamma, lam
-        self.normalise, self.missing_eos, self.whiten_rewards = normalise, missing_eos, whiten_rewards
-        self.critic_lr = critic_lr
-        self.beta = None if normalise or target_kl else beta
-        """The price of a nat in the reward's own units, where there is one."""
-        self.price: Tensor
-        self.scale: Tensor
-        self.kl: Tensor
-        self.explained: Tensor
-        self.register_buffer("price", torch.tensor(beta, dtype=torch.float64))
-        self.register_buffer("scale", torch.tensor([0.0, 1.0], dtype=torch.float64))
-        self.register_buffer("kl", torch.tensor(0.0, dtype=torch.float64))
-        self.register_buffer("explained", torch.tensor(0.0, dtype=torch.float64))
+        self.gamma, self.lam, self.missing_eos = gamma, lam, missing_eos
+        self.normalise, self.whiten_rewards, self.critic_lr = normalise, whiten_rewards, critic_lr
+        self.beta = None if normalise or target_kl else beta  # regret is in the reward's own units
+        for name, start in (("price", beta), ("scale", (0.0, 1.0)), ("kl", 0.0), ("explained", 0.0)):
+            self.register_buffer(name, torch.tensor(start, dtype=torch.float64))
 
     def _extend(self) -> None:
         self.critic = self.policy.critic()
@@ -94,7 +97,7 @@ class PPO(Method):
     def collect(self, data: Table, round: int) -> Table:
         rows, parts = sampled(self, data, round, self.samples)
         if round == 0 and self.normalise:
-            self.scale.copy_(torch.tensor(moments(self.reward, parts)))
+            self.scale.copy_(torch.tensor(moments(self.reward, parts), dtype=torch.float64))
         mask = joined([groups.mask for groups in parts])
         behaviour, reference, value = (
             joined([of(groups) for groups in parts]) for of in (self.policy.logps, self.reference_logps, self.critic)
@@ -108,7 +111,7 @@ class PPO(Method):
             rewards = whitened(rewards, mask, shift_mean=False)
         advantage, returns = gae(rewards, value, mask, self.gamma, self.lam)
         self.kl.copy_((behaviour - reference).sum(-1).mean())
-        self.explained.copy_(1 - (returns - value)[mask].var(correction=0) / returns[mask].var(correction=0).clamp(min=1e-8))
+        self.explained.copy_(explained(value, returns, mask))
         return table_of(
             Rollouts,
             data.ids[rows],
@@ -153,11 +156,8 @@ class PPO(Method):
 
     def finish(self, round: int) -> None:
         if self.target_kl is not None:
-            episodes = self.samples * self.per_round
-            price = adaptive(
-                float(self.price), float(self.kl), target=self.target_kl, episodes=episodes, horizon=self.horizon
-            )
-            self.price.fill_(price)
+            price, kl = float(self.price), float(self.kl)
+            self.price.fill_(adaptive(price, kl, target=self.target_kl, episodes=self.episodes, horizon=self.horizon))
 
     def score(self, groups: Groups) -> Tensor:
         return self.reward.score(groups)

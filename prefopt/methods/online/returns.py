@@ -30,6 +30,11 @@ def whitened(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor
     return (white if shift_mean else white + seen.mean()) * mask
 
 
+def explained(value: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """The share of the returns' variance that the values account for; below 0 where they are worse than a constant."""
+    return 1 - (returns - value)[mask].var(correction=0) / returns[mask].var(correction=0).clamp(min=1e-8)
+
+
 def adaptive(beta: float, kl: float, *, target: float, episodes: int, horizon: int) -> float:
     """The KL weight after `episodes` responses of mean KL `kl` nats: up where it is above the target, else down."""
     error = min(max(kl / target - 1, -0.2), 0.2)
