@@ -38,13 +38,20 @@ B, T = 16, 5
 
 
 def choices() -> list[str]:
-    """Every choice that conf offers: `group=name`, with what makes it composable."""
+    """Every choice that conf offers: `group=name`, after the method that has such a part."""
     options = []
     for path in sorted(CONF.rglob("*.yaml")):
         group = path.parent.relative_to(CONF).as_posix()
         if group != "." and not group.startswith("hydra"):
-            options.append(f"+{group}={path.stem}" if group == "sweep" else f"{group}={path.stem}")
+            has = f"method={whose(path.parent.name)} " if group.startswith("method/") else ""
+            options.append(f"+{group}={path.stem}" if group == "sweep" else f"{has}{group}={path.stem}")
     return options
+
+
+def whose(part: str) -> str:
+    """The first method that is made with such a part."""
+    texts = {path.stem: path.read_text() for path in sorted((CONF / "method").glob("*.yaml"))}
+    return next(name for name, text in texts.items() if f"  - {part}:" in text)
 
 
 def nodes(config: Any, where: str = "") -> Iterator[tuple[str, DictConfig]]:
@@ -61,7 +68,7 @@ def nodes(config: Any, where: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 @pytest.mark.parametrize("choice", choices())
 def test_every_node_binds_to_its_signature(choice: str) -> None:
-    config = composed([choice])
+    config = composed(choice.split())
     resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(resolved, dict)
     found = dict(nodes(config))
@@ -163,6 +170,9 @@ class Player(nn.Module):
     def score(self, groups: Groups) -> Tensor:
         return self.logps(groups).sum(-1)
 
+    def redraw(self, generator: torch.Generator) -> None:
+        """The numbers are those of the test."""
+
     def critic(self) -> "Valuer":
         return Valuer(torch.zeros_like(self.values))
 
@@ -172,6 +182,11 @@ class Valuer(Player):
 
     def forward(self, groups: Groups) -> Tensor:
         return self.logps(groups)
+
+
+def played(role: nn.Module) -> list[nn.Parameter]:
+    """The free numbers in a role that a method may have made several of."""
+    return [player.values for player in role.modules() if isinstance(player, Player)]
 
 
 def batch_of(kind: type[Groups], dtype: torch.dtype, *, extreme: bool = False) -> Groups:
@@ -264,10 +279,10 @@ def test_every_example_moves_its_own_loss_and_those_of_others_only_where_that_is
     others = False
     for role in method.trains:
         losses, _ = method.loss(batch)
-        values = getattr(method, role).values
+        values = played(getattr(method, role))
         for example in range(B):
-            (gradient,) = torch.autograd.grad(losses[example], values, retain_graph=True)
-            moved = gradient.abs().sum((1, 2)) > 0
+            gradients = torch.autograd.grad(losses[example], values, retain_graph=True)
+            moved = torch.stack(gradients).abs().sum((0, 2, 3)) > 0
             others |= bool(moved[torch.arange(B) != example].any())
     assert others <= method.coupled
 
@@ -279,7 +294,8 @@ def test_losses_and_gradients_are_finite_at_extremes(row: Any, dtype: torch.dtyp
         losses, metrics = method.loss(batch)
         losses.sum().backward()
         assert losses.isfinite().all(), losses
-        assert getattr(method, role).values.grad.isfinite().all()
+        gradients = [values.grad for values in played(getattr(method, role))]
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
         assert [name for name, value in metrics.items() if not value.isfinite().all()] == []
 
 
@@ -388,6 +404,16 @@ def test_every_declared_role_is_used_and_no_other(row: Any, home: Any, monkeypat
     if type(method).__mro__[1].score is not Method.score:
         assert method.score(prompts).shape == (4, 2)
     assert touched == set(method.roles)
+
+
+def test_own_samples_are_those_of_the_policy_before_the_first_step(
+    row: Any, home: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ratio to the policy that sampled is 1 on the first batch of a round."""
+    if issubclass(row.method.eats, Rated):
+        method, data, _ = staged(row.config(), monkeypatch)
+        batch: Any = method.collect(food(method, data), 0).batch(np.arange(8))
+        assert torch.equal((method.policy.logps(batch) - batch.behaviour).exp(), torch.ones_like(batch.behaviour))
 
 
 def test_a_missing_role_is_named(row: Any) -> None:

@@ -24,7 +24,8 @@ from prefopt.methods.metrics import Metrics
 from prefopt.methods.online.clipping import clip_surrogate, clip_value
 from prefopt.methods.online.returns import adaptive, explained, gae, kl_rewards, whitened
 from prefopt.methods.rollout import joined, sampled, table_of
-from prefopt.models.scorer import finite, moments
+from prefopt.models.ensemble import Aggregate
+from prefopt.models.scorer import finite, mean, moments
 from prefopt.table import Table
 
 
@@ -35,6 +36,7 @@ class PPO(Method):
     vf_coef: weight of the critic's loss. gamma, lam: of the advantages. normalise: whether the reward is put to mean 0
     and sd 1, else it is taken as it is. missing_eos: what a response that was cut off loses, in units of the score.
     whiten_rewards: bring the token rewards of a round to variance 1. critic_lr: None for that of the policy.
+    aggregate: of a reward model's members, [k, ...] -> [...].
 
     price, scale: beta as it is now, and the reward's mean and sd. kl, explained: of the newest round, nats a response,
     and the share of the returns' variance that the critic foresaw.
@@ -69,6 +71,7 @@ class PPO(Method):
         missing_eos: float = 1.0,
         whiten_rewards: bool = False,
         critic_lr: float | None = None,
+        aggregate: Aggregate = mean,
     ) -> None:
         super().__init__()
         for name, value, most in (
@@ -82,7 +85,7 @@ class PPO(Method):
         self.samples, self.per_round, self.passes = samples, prompts, passes
         self.target_kl, self.episodes, self.horizon = target_kl, samples * prompts, horizon
         self.low, self.high, self.reach, self.vf_coef = low, high, reach, vf_coef
-        self.gamma, self.lam, self.missing_eos = gamma, lam, missing_eos
+        self.gamma, self.lam, self.missing_eos, self.aggregate = gamma, lam, missing_eos, aggregate
         self.normalise, self.whiten_rewards, self.critic_lr = normalise, whiten_rewards, critic_lr
         self.beta = None if normalise or target_kl else beta  # regret is in the reward's own units
         for name, start in (("price", beta), ("scale", (0.0, 1.0)), ("kl", 0.0), ("explained", 0.0)):
