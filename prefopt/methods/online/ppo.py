@@ -137,7 +137,8 @@ class PPO(Method):
         return losses, self._metrics(batch, logps.detach(), error.detach(), clipped, held)
 
     def _metrics(self, batch: Rollouts, logps: Tensor, error: Tensor, clipped: Tensor, held: Tensor) -> Metrics:
-        """Of the losses [B, n, T] and where they are clipped; what is of tokens is a mean over an example's."""
+        """Of the values' errors and where losses are clipped, [B, n, T]; what is of tokens is a mean over an example's.
+        Scores, KL and entropy, in nats, are of the policy that sampled."""
 
         def a_token(values: Tensor) -> Tensor:
             return (values * batch.mask).sum((1, 2)) / batch.length.sum(1)
@@ -145,9 +146,10 @@ class PPO(Method):
         metrics = {
             "objective/scores": batch.reward.mean(1),
             "objective/unfinished": 1 - batch.finished.double().mean(1),
+            "objective/length": batch.length.double().mean(1),
             "objective/price": self.price,
             "policy/approx_kl": a_token(0.5 * (logps - batch.behaviour) ** 2),
-            "policy/surprise": a_token(-logps),
+            "policy/entropy": a_token(-batch.behaviour),
             "clip/fraction": a_token(clipped),
             "clip/value": a_token(held),
             "critic/loss": a_token(error),
