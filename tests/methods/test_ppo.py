@@ -137,6 +137,19 @@ def test_8_on_the_first_batch_the_loss_is_0_and_its_gradient_that_of_the_policy(
     torch.testing.assert_close(policy.values.grad, -A / mask.sum(), rtol=1e-12, atol=0)
 
 
+def test_a_critic_that_is_far_off_does_not_mute_the_policy(fixed: Any, prepared: Any) -> None:
+    length, zeros = [[1, 3], [3, 1]], torch.zeros(2, 2, 3, dtype=torch.float64)
+    A = torch.tensor([[[1.0, 0, 0], [-1, 2, 1]], [[-3, 1, 1], [2, 0, 0]]], dtype=torch.float64)
+    batch = replace(rollouts(length, zeros, A), returns=zeros + 1e6)
+    method = prepared(PPO(), policy=fixed(zeros.clone()), reward=None, reference=None)
+    method._sharded = False
+    method.loss(batch)[0].mean().backward()
+    expected = method.policy.values.grad.clone()
+    method._clipped(1e3)
+    torch.testing.assert_close(method.policy.values.grad, expected)
+    assert method.critic.values.grad.norm().item() == pytest.approx(1e3)
+
+
 def test_every_token_of_a_batch_weighs_the_same(fixed: Any, prepared: Any) -> None:
     """Errors of 1 in responses of 1 token and of 2 in those of 3: the mean over the tokens, not over responses."""
     length = [[1, 3], [3, 1]]

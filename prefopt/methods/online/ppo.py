@@ -159,6 +159,10 @@ class PPO(Method):
             metrics["objective/kl"] = (batch.behaviour - batch.reference).sum(-1).mean(1)
         return metrics
 
+    def _clipped(self, most: float) -> Tensor:
+        """Policy and critic apart: a critic that is far off would mute the policy."""
+        return torch.stack([self._clipped_part(part, most) for part in (self.policy, self.critic)]).norm()
+
     def finish(self, round: int) -> None:
         if self.target_kl is not None:
             price, kl = float(self.price), float(self.kl)
