@@ -436,6 +436,7 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
         act=method.act if acts else None,
         score=method.score if type(method).score is not Method.score else None,
         lesson=method if offline else None,
+        rewards=None if acts else getattr(main, "rewards", None),
         implied=implied,
         policy=roles["policy"] if acts and type(method).act is Method.act else None,
         start=roles.get("start"),

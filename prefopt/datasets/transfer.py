@@ -2,7 +2,7 @@
 
 Trajectories are compared within their own task alone, so that two tasks need no space in common:
 
-    C_ii' = |x_i - x_i'| / max,   x standardised by dimension and flattened
+    C_ii' = |x_i - x_i'| / max,   x flattened
     T* = argmin_T  sum ( C^s_ii' - C^t_jj' )^2 T_ij T_i'j',   T 1 = 1/M,   T' 1 = 1/N          (Gromov-Wasserstein)
     z_jj' = sum_ii' A_ij A_i'j' Z_ii',   A = T* with every column divided by its sum
 
@@ -42,14 +42,14 @@ class Coupling(NamedTuple):
 
 def distances(trajectories: Sequence[np.ndarray]) -> np.ndarray:
     """[N, N] distances of trajectories [T_i, d], the largest 1; of different lengths they are first interpolated to
-    the shortest.
+    the shortest. Dimensions of different units are to be standardised before; it costs that distances stay the same
+    however a task is turned.
 
     Raises PrefoptError where all trajectories are the same.
     """
     steps = min(len(each) for each in trajectories)
     x = np.stack([_resampled(each, steps) for each in trajectories])
-    spread = x.std((0, 1))
-    flat = ((x - x.mean((0, 1))) / np.where(spread > 0, spread, 1)).reshape(len(x), -1)
+    flat = x.reshape(len(x), -1)
     C = np.linalg.norm(flat[:, None] - flat, axis=-1)
     if C.max() == 0:
         raise PrefoptError(f"all {len(x)} trajectories of a task are the same", "there is nothing to prefer among them")

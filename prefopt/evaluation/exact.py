@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 from prefopt.evaluation.pairs import Figures
@@ -38,6 +40,16 @@ def beaten(rewards: Tensor, law: Tensor) -> Tensor:
     mass = torch.nn.functional.pad(law.gather(-1, order).cumsum(-1), (1, 0))
     ends = [torch.searchsorted(ranked, rewards, side=side) for side in ("left", "right")]
     return (mass.gather(-1, ends[0]) + mass.gather(-1, ends[1])) / 2
+
+
+@torch.no_grad()
+def ranked(world: Any, rewards: Tensor) -> Figures:
+    """rank/spearman, of rewards [contexts, responses] with the world's own, a mean over contexts; 0 where a reward is
+    the same everywhere and ranks nothing."""
+    theirs, gold = (rankdata(each.cpu(), axis=-1) for each in (rewards[: len(world.rewards)], world.rewards))
+    theirs, gold = (each - each.mean(-1, keepdims=True) for each in (theirs, gold))
+    scale = np.sqrt((theirs**2).sum(-1) * (gold**2).sum(-1))
+    return {"rank/spearman": float(((theirs * gold).sum(-1) / np.where(scale > 0, scale, 1)).mean())}
 
 
 @torch.no_grad()

@@ -41,6 +41,7 @@ class Subject:
 
     act: its answers, None for what answers nothing (a reward model).
     score: its reward [B, n], None where it implies none.
+    rewards: the same of every response of an exact world, [contexts, responses], where a reward model gives it.
     implied: the same reward from log-probs [B, n, T], reference log-probs and lengths [B, n] that are there already.
     policy: the law that `act` follows, None where it follows none that can be written down.
     start: the frozen policy that it started from.
@@ -55,6 +56,7 @@ class Subject:
     score: Score | None
     policy: Any | None
     start: Any | None
+    rewards: Callable[[], Tensor] | None = None
     implied: Callable[[Tensor, Tensor | None, Tensor], Tensor] | None = None
     kl_bound: float | None = None
     beta: float | None = None
