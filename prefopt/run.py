@@ -448,7 +448,6 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
         act=method.act if acts else None,
         score=method.score if type(method).score is not Method.score else None,
         lesson=method if offline else None,
-        rewards=None if acts else getattr(main, "rewards", None),
         implied=implied,
         policy=roles["policy"] if acts and type(method).act is Method.act else None,
         start=roles.get("start"),
@@ -456,6 +455,7 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
         beta=beta,
         theta=theta if offline and (beta or not acts) else None,
         theta_scale=beta or 1.0,
+        elect=getattr(method, "election", None),
         device=device,
     )
 

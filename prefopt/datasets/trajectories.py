@@ -16,7 +16,7 @@ from prefopt.datasets.transfer import aligned, distances
 from prefopt.errors import PrefoptError
 from prefopt.store import digest
 
-Labels = Literal["transferred", "nearest", "true"]
+Labels = Literal["transferred", "nearest", "oracle"]
 NOISE = 0.02
 """Standard deviation of a position, by dimension."""
 CERTAIN = 1e-3, 1 - 1e-3
@@ -141,7 +141,7 @@ class Trajectories:
 
     def _probabilities(self, world: TrajectoriesWorld) -> np.ndarray:
         """[N, N] that one trajectory of the target is preferred to another, as far as is known."""
-        if self.labels == "true":
+        if self.labels == "oracle":
             return _preferred(world.rewards[0, : world.shown].numpy())
         Z = _preferred(world.quality)
         draws = np.random.default_rng([self.seed, 1])

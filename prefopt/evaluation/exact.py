@@ -8,6 +8,8 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from prefopt.evaluation.pairs import Figures
+from prefopt.evaluation.subject import Score
+from prefopt.models.exact import everything
 
 
 @torch.no_grad()
@@ -43,10 +45,11 @@ def beaten(rewards: Tensor, law: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def ranked(world: Any, rewards: Tensor) -> Figures:
-    """rank/spearman, of rewards [contexts, responses] with the world's own, a mean over contexts; 0 where a reward is
+def ranked(world: Any, score: Score, device: Any) -> Figures:
+    """rank/spearman, of the rewards of all responses with the world's own, a mean over contexts; 0 where a reward is
     the same everywhere and ranks nothing."""
-    theirs, gold = (rankdata(each.cpu(), axis=-1) for each in (rewards[: len(world.rewards)], world.rewards))
+    rewards = score(everything(*world.rewards.shape).to(device))
+    theirs, gold = (rankdata(each.cpu(), axis=-1) for each in (rewards, world.rewards))
     theirs, gold = (each - each.mean(-1, keepdims=True) for each in (theirs, gold))
     scale = np.sqrt((theirs**2).sum(-1) * (gold**2).sum(-1))
     return {"rank/spearman": float(((theirs * gold).sum(-1) / np.where(scale > 0, scale, 1)).mean())}

@@ -1,6 +1,6 @@
 """What an evaluation sees of a run: what it would answer, what it thinks of answers, and where it started."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,7 +41,6 @@ class Subject:
 
     act: its answers, None for what answers nothing (a reward model).
     score: its reward [B, n], None where it implies none.
-    rewards: the same of every response of an exact world, [contexts, responses], where a reward model gives it.
     implied: the same reward from log-probs [B, n, T], reference log-probs and lengths [B, n] that are there already.
     policy: the law that `act` follows, None where it follows none that can be written down.
     start: the frozen policy that it started from.
@@ -49,6 +48,7 @@ class Subject:
     beta: reward a nat, where the method has one.
     lesson: how it sees pairs, where it learned from the recorded labels of the training pairs.
     theta: [d] parameters of a log-linear model, whose implied reward is `theta_scale` <theta, phi>.
+    elect: the rule, size and least share by which it chooses subsets, where it does.
     device: where batches go.
     """
 
@@ -56,11 +56,11 @@ class Subject:
     score: Score | None
     policy: Any | None
     start: Any | None
-    rewards: Callable[[], Tensor] | None = None
     implied: Callable[[Tensor, Tensor | None, Tensor], Tensor] | None = None
     kl_bound: float | None = None
     beta: float | None = None
     lesson: Lesson | None = None
     theta: Tensor | None = None
     theta_scale: float = 1.0
+    elect: Mapping[str, Any] | None = None
     device: Any = "cpu"

@@ -33,11 +33,6 @@ class Gaussian(nn.Module, Scorer):
         scores: Tensor = self.mean.score(groups)
         return scores
 
-    def rewards(self) -> Tensor:
-        """[contexts, responses] rewards, on an exact world."""
-        rewards: Tensor = self.mean.rewards()
-        return rewards
-
     def export(self, folder: Path) -> None:
         self.mean.export(folder)
         self.log_variance.export(folder / "log_variance")

@@ -146,10 +146,10 @@ def test_labels_that_were_transferred_count_as_noise_whose_mask_is_known() -> No
 
 
 def test_all_kinds_of_label_are_of_the_same_pairs_and_true_ones_are_right() -> None:
-    kinds = {kind: Trajectories(labels=kind, trajectories=20).load() for kind in ("transferred", "nearest", "true")}
+    kinds = {kind: Trajectories(labels=kind, trajectories=20).load() for kind in ("transferred", "nearest", "oracle")}
     ids = [data.train.pairs.ids.tolist() for data in kinds.values()]
     assert ids[0] == ids[1] == ids[2]
-    assert not kinds["true"].train.truth.flipped.any()
+    assert not kinds["oracle"].train.truth.flipped.any()
     assert len({Trajectories(labels=kind).checksum() for kind in kinds}) == 3
 
 

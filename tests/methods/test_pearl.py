@@ -143,7 +143,7 @@ def test_what_makes_no_loss_is_named(wrong: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def trajectories() -> Any:
-    return Trajectories(trajectories=6, sources=6, fresh=4, steps=5, labels="true").load()
+    return Trajectories(trajectories=6, sources=6, fresh=4, steps=5, labels="oracle").load()
 
 
 def test_a_reward_of_steps_is_the_sum_of_what_one_network_says_of_each(trajectories: Any) -> None:
@@ -172,4 +172,4 @@ def test_its_variance_lies_beside_the_mean_which_opens_as_any_reward_model(home:
 
     model = ExactModel(parameters=Table, rewards=Steps)
     mean, log_variance = (model.reward(data, None, place) for place in (stored.policy, stored.policy / "log_variance"))
-    assert not torch.equal(mean.rewards(), log_variance.rewards())
+    assert not torch.equal(mean.f(), log_variance.f())

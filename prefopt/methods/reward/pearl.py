@@ -4,8 +4,8 @@
     L(+) = -log sigmoid(d) - sampled E log sigmoid(D),   L(-) that of the swapped pair
     L = robust( p L(+) + (1 - p) L(-), ... ) + floor max( 0, entropy - mean_t h_t ),   h_t = log(2 pi e sigma_t^2) / 2
 
-p is 1, or with soft labels the recorded sigmoid(margin). The labels that it is robust to come from another task: that
-half of the paper is `dataset=trajectories`. Differences:
+p is 1, or with soft labels the recorded sigmoid(margin), where there is one. The labels that it is robust to come from
+another task: that half of the paper is `dataset=trajectories`. Differences:
 
 1. E is over `nodes` values of (D - d) / s with the weights of Gauss and Hermite, in the place of random draws: the same
    integral and the same reparameterised gradients to mu and sigma, without their noise.
@@ -88,13 +88,13 @@ class Pearl(BradleyTerry):
         right, flipped = (
             mean + self.sampled * expected for mean, expected in zip(self._sides(d, batch), drawn, strict=True)
         )
-        if not self.soft:
-            return right, flipped
-        if batch.margin is None:
+        if self.soft and self.training and batch.margin is None:
             raise PrefoptError(
                 "method.soft=true takes the probability of a label from its recorded margin, and these pairs have none",
                 "use method.soft=false, or data with margins, such as dataset=trajectories",
             )
+        if not self.soft or batch.margin is None:
+            return right, flipped
         p = batch.margin.to(d.dtype).sigmoid()
         return p * right + (1 - p) * flipped, p * flipped + (1 - p) * right
 
