@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -25,6 +26,10 @@ class Function(nn.Module):
     def at(self, groups: Groups) -> Tensor:
         """[B, n] f at the groups' contexts and responses."""
         return taken(self(), groups)
+
+    def steps(self, groups: Groups) -> Tensor:
+        """[B, n, T] what f is the sum of."""
+        return self.at(groups)[..., None]
 
     def redraw(self, generator: torch.Generator) -> None:
         """Draw what it begins as: members of an ensemble differ in it."""
@@ -103,6 +108,26 @@ class Network(Function):
                 bound = 1 / math.sqrt(layer.in_features)
                 layer.weight.uniform_(-bound, bound, generator=generator)
                 layer.bias.uniform_(-bound, bound, generator=generator)
+
+
+class Steps(Network):
+    """A sum over the steps of a trajectory, each a perceptron on that step alone; elsewhere there is one step.
+
+    features: [C, R, T, d].
+    """
+
+    def __init__(self, world: Any, *, widths: Sequence[int] = (64, 64)) -> None:
+        features = world.features.unflatten(-1, (getattr(world, "steps", 1), -1))
+        super().__init__(SimpleNamespace(features=features), widths=widths)
+
+    def forward(self) -> Tensor:
+        return super().forward().sum(-1)
+
+    def at(self, groups: Groups) -> Tensor:
+        return self.steps(groups).sum(-1)
+
+    def steps(self, groups: Groups) -> Tensor:
+        return super().at(groups)
 
 
 def taken(values: Tensor, groups: Groups) -> Tensor:
@@ -189,6 +214,9 @@ class ExactReward(nn.Module, Scorer):
     def score(self, groups: Groups) -> Tensor:
         return self.f.at(groups)
 
+    def steps(self, groups: Groups) -> Tensor:
+        return self.f.steps(groups)
+
     def redraw(self, generator: torch.Generator) -> None:
         """Draw what it begins as."""
         self.f.redraw(generator)
@@ -199,8 +227,8 @@ class ExactReward(nn.Module, Scorer):
 
 
 class ExactModel:
-    """conf/model/log_linear.yaml, tabular.yaml, mlp.yaml: `parameters`, `Linear` or `Table`, are a policy's; a reward
-    has the same, or those of `rewards`: `Network` too."""
+    """conf/model/log_linear.yaml, tabular.yaml, mlp.yaml, steps.yaml: `parameters`, `Linear` or `Table`, are those of a
+    policy; a reward has the same, or those of `rewards`: `Network` or `Steps` too."""
 
     world: ClassVar[str] = "exact"
 

@@ -26,6 +26,10 @@ class Scorer:
         r = self.score(groups)
         return r[:, :, None] - r[:, None, :]
 
+    def steps(self, groups: Groups) -> Tensor:
+        """[B, n, T] rewards of the steps that add up to that of a response; of one that is no sum, the whole."""
+        return self.score(groups)[..., None]
+
     def margin(self, pairs: Groups) -> Tensor:
         """[B] log-odds that response 0 is preferred to response 1."""
         return self.table(pairs)[:, 0, 1]

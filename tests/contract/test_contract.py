@@ -170,6 +170,9 @@ class Player(nn.Module):
     def score(self, groups: Groups) -> Tensor:
         return self.logps(groups).sum(-1)
 
+    def steps(self, groups: Groups) -> Tensor:
+        return self.score(groups)[..., None]
+
     def redraw(self, generator: torch.Generator) -> None:
         """The numbers are those of the test."""
 
