@@ -27,6 +27,14 @@ class Policy(Protocol):
         """n responses to each prompt, drawn at temperature 1."""
         ...
 
+    def finished(self, groups: Groups) -> Tensor:
+        """[B, n] whether a response that it sampled ended by itself."""
+        ...
+
+    def critic(self) -> nn.Module:
+        """A new module that gives [B, n, T] values of the states that tokens are drawn in; all 0 at first."""
+        ...
+
     def export(self, folder: Path) -> None:
         """Write what opens again by itself."""
         ...

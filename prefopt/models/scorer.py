@@ -26,6 +26,10 @@ class Scorer:
         r = self.score(groups)
         return r[:, :, None] - r[:, None, :]
 
+    def steps(self, groups: Groups) -> Tensor:
+        """[B, n, T] rewards of the steps that add up to that of a response; of one that is no sum, the whole."""
+        return self.score(groups)[..., None]
+
     def margin(self, pairs: Groups) -> Tensor:
         """[B] log-odds that response 0 is preferred to response 1."""
         return self.table(pairs)[:, 0, 1]
@@ -56,12 +60,7 @@ def moments(scorer: Any, samples: Iterable[Groups]) -> tuple[float, float]:
 
     Raises PrefoptError where a reward is not finite, or where all are the same.
     """
-    scores = torch.cat([scorer.score(groups).double().flatten().cpu() for groups in samples])
-    if lost := int((~scores.isfinite()).sum()):
-        raise PrefoptError(
-            f"a reward model gives {lost} of {len(scores)} responses a reward that is not finite",
-            "train it with a lower learning rate (optimizer.lr), or look at the data that it learned from",
-        )
+    scores = finite(torch.cat([scorer.score(groups).double().flatten().cpu() for groups in samples]))
     if scores.min() == scores.max():
         raise PrefoptError(
             f"a reward model gives all of {len(scores)} responses the same reward, {scores[0]:.4g}",
@@ -73,11 +72,11 @@ def moments(scorer: Any, samples: Iterable[Groups]) -> tuple[float, float]:
 def centred(rewards: Tensor, reference: Tensor) -> Tensor:
     """[..., C, R] rewards with mean 0 under the reference in each context, and sd 1 over all contexts.
 
-    reference: [C, R] its log-probs. Raises PrefoptError where a reward is the same for all responses of a context, in
-    every context.
+    reference: [C, R] its log-probs. Raises PrefoptError where a reward is not finite, or is the same for all responses
+    of a context, in every context.
     """
     law = reference.exp()
-    r = rewards - (law * rewards).sum(-1, keepdim=True)
+    r = finite(rewards) - (law * rewards).sum(-1, keepdim=True)
     sd = (law * r**2).sum(-1).mean(-1).sqrt()
     if not (sd > 1e-12 * rewards.abs().amax((-2, -1)).clamp(min=1)).all():
         raise PrefoptError(
@@ -85,6 +84,16 @@ def centred(rewards: Tensor, reference: Tensor) -> Tensor:
             "it has learned nothing: train it for longer (rounds) or on more pairs",
         )
     return r / sd[..., None, None]
+
+
+def finite(rewards: Tensor) -> Tensor:
+    """The rewards. Raises PrefoptError where one is not finite."""
+    if lost := int((~rewards.isfinite()).sum()):
+        raise PrefoptError(
+            f"a reward model gives {lost} of {rewards.numel()} responses a reward that is not finite",
+            "train it with a lower learning rate (optimizer.lr), or look at the data that it learned from",
+        )
+    return rewards
 
 
 def mean(rewards: Tensor) -> Tensor:
