@@ -46,6 +46,11 @@ class Ensemble(nn.Module, Scorer):
         (folder / FILE).write_text(json.dumps({"members": len(self.members)}))
 
 
+def members(reward: Any) -> list[Any]:
+    """The reward models that an ensemble is made of, or the one that a reward is."""
+    return list(reward.members) if isinstance(reward, Ensemble) else [reward]
+
+
 class Restarts(nn.Module, Scorer):
     """Ensembles of k members each that learn side by side; to others it is the `best` of them."""
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from prefopt.batch import Groups
 from prefopt.errors import PrefoptError
 from prefopt.methods.selection.gibbs import Gibbs
+from prefopt.models.ensemble import members
 from prefopt.models.exact import taken
 from prefopt.models.scorer import centred
 
@@ -40,8 +41,7 @@ class MaxMin(Gibbs):
         self.level = level
 
     def _rewards(self, groups: Groups) -> Tensor:
-        members = getattr(self.reward, "members", [self.reward])
-        r = centred(torch.stack([member.score(groups) for member in members]), self.policy.reference)
+        r = centred(torch.stack([member.score(groups) for member in members(self.reward)]), self.policy.reference)
         return r.amin(0) if self.level == "sample" else mixed(worst(r, self.policy.reference, self.beta), r)
 
     def score(self, groups: Groups) -> Tensor:
@@ -54,9 +54,7 @@ def worst(r: Tensor, reference: Tensor, beta: float) -> Tensor:
     r: [U, C, R] rewards. reference: [C, R] log-probs. Raises PrefoptError where the duality gap, sum_u lam_u F_u -
     min_u F_u, does not close.
     """
-    r = r.double()
-
-    U = len(r)
+    r, U = r.double(), len(r)
 
     def dual(lam: np.ndarray) -> tuple[float, np.ndarray]:
         tilted = reference + mixed(torch.from_numpy(lam).to(r), r) / beta
