@@ -239,7 +239,7 @@ def at_equal_cost(*, figure: str, cost: str, arm: str, along: Sequence[str]) -> 
 
 def gain_at(*, arm: str, figure: str, over: str, against: str, at: float, pick: str = "mean") -> Statistic:
     """One figure less another of the same runs at a place on the grid: the mean over seeds, or their min or max."""
-    chosen = {"mean": np.mean, "min": np.min, "max": np.max}[pick]
+    chosen: Callable[[list[float]], Any] = {"mean": np.mean, "min": min, "max": max}[pick]
     return lambda cells: float(
         chosen([c.figures[figure] - c.figures[over] for c in cells if c.arm == arm and c.at[against] == at])
     )
