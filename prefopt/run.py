@@ -34,6 +34,7 @@ from prefopt.loop.record import Unwritten
 from prefopt.loop.sharded import whole
 from prefopt.loop.together import fit_together
 from prefopt.methods.base import Method
+from prefopt.methods.selection.best_of_n import BestOfN
 from prefopt.noise.base import Recorded
 from prefopt.progress import say
 from prefopt.table import Table
@@ -439,7 +440,8 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
         implied=implied,
         policy=roles["policy"] if acts and type(method).act is Method.act else None,
         start=roles.get("start"),
-        kl_bound=getattr(method, "kl_bound", None),
+        reward=roles["reward"] if "reward" in set(method.roles) - set(method.trains) else None,
+        samples=method.samples if isinstance(method, BestOfN) else None,
         beta=beta,
         theta=theta if offline and (beta or not acts) else None,
         theta_scale=beta or 1.0,

@@ -21,8 +21,8 @@ def enumerated(world: Any, policy: Tensor, *, beta: float | None) -> Figures:
     p, r, ref = policy.exp(), world.rewards, world.reference
     reward = (p * r).sum(-1).mean()
     kl = (p * (policy - ref)).sum(-1).mean()
-    above = (r[:, :, None] > r[:, None, :]).double() + 0.5 * (r[:, :, None] == r[:, None, :])
-    win = torch.einsum("cy,cz,cyz->c", p, ref.exp(), above).mean()
+    below, alike = _masses(ref.exp(), r)
+    win = (p * (below + 0.5 * alike)).sum(-1).mean()
     start = (ref.exp() * r).sum(-1).mean()
     figures = {"gold/reward": reward, "gold/reward_start": start, "gold/kl": kl, "gold/win_rate": win}
     if hasattr(world, "covered"):
@@ -31,6 +31,30 @@ def enumerated(world: Any, policy: Tensor, *, beta: float | None) -> Figures:
         best = beta * (ref + r / (world.temperature * beta)).logsumexp(-1).mean()
         figures["regret"] = best - (reward / world.temperature - beta * kl)
     return {name: float(value) for name, value in figures.items()}
+
+
+@torch.no_grad()
+def best_law(logps: Tensor, proxy: Tensor, n: int) -> Tensor:
+    """[C, R] log-probs in nats of the best by `proxy` of n draws, each from `logps`; equals share as they are drawn.
+
+    P(y) = p(y) / m(y) [ F(y)^n - (F(y) - m(y))^n ],   F, m: the chance of a proxy of at most, and of just y's
+    """
+    p = logps.exp().clamp(min=torch.finfo(logps.dtype).tiny)
+    below, alike = _masses(p, proxy)
+    at_most = below + alike
+    share = (alike / at_most).clamp(max=1)
+    return (p / alike).log() + n * at_most.log() + (-torch.expm1(n * torch.log1p(-share))).log()
+
+
+def _masses(law: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """[C, R] each: how likely a response of a lower value is, and one of the same."""
+    order = values.argsort(-1)
+    ranked = values.gather(-1, order)
+    level = torch.nn.functional.pad(ranked[:, 1:] > ranked[:, :-1], (1, 0)).cumsum(-1)
+    alike = torch.zeros_like(law).scatter_add(-1, level, law.gather(-1, order))
+    below = torch.nn.functional.pad(alike.cumsum(-1), (1, 0))[:, :-1]
+    level = torch.empty_like(level).scatter(-1, order, level)
+    return below.gather(-1, level), alike.gather(-1, level)
 
 
 @torch.no_grad()
