@@ -21,8 +21,7 @@ def enumerated(world: Any, policy: Tensor, *, beta: float | None) -> Figures:
     p, r, ref = policy.exp(), world.rewards, world.reference
     reward = (p * r).sum(-1).mean()
     kl = (p * (policy - ref)).sum(-1).mean()
-    below, alike = _masses(ref.exp(), r)
-    win = (p * (below + 0.5 * alike)).sum(-1).mean()
+    win = (p * beaten(r, ref.exp())).sum(-1).mean()
     start = (ref.exp() * r).sum(-1).mean()
     figures = {"gold/reward": reward, "gold/reward_start": start, "gold/kl": kl, "gold/win_rate": win}
     if hasattr(world, "covered"):
@@ -33,28 +32,28 @@ def enumerated(world: Any, policy: Tensor, *, beta: float | None) -> Figures:
     return {name: float(value) for name, value in figures.items()}
 
 
-@torch.no_grad()
+def beaten(rewards: Tensor, law: Tensor) -> Tensor:
+    """[C, R] how much of the law [C, R] each response is worth more than, and half of what is worth as much."""
+    below, up_to = _masses(rewards, law)
+    return (below + up_to) / 2
+
+
 def best_law(logps: Tensor, proxy: Tensor, n: int) -> Tensor:
     """[C, R] log-probs in nats of the best by `proxy` of n draws, each from `logps`; equals share as they are drawn.
 
-    P(y) = p(y) / m(y) [ F(y)^n - (F(y) - m(y))^n ],   F, m: the chance of a proxy of at most, and of just y's
+    P(y) = p(y) [ F(y)^n - G(y)^n ] / [ F(y) - G(y) ],   F, G: the chance of a proxy of at most, and below, that of y
     """
-    p = logps.exp().clamp(min=torch.finfo(logps.dtype).tiny)
-    below, alike = _masses(p, proxy)
-    at_most = below + alike
-    share = (alike / at_most).clamp(max=1)
-    return (p / alike).log() + n * at_most.log() + (-torch.expm1(n * torch.log1p(-share))).log()
+    below, up_to = _masses(proxy, logps.exp().clamp(min=torch.finfo(logps.dtype).tiny))
+    share = (1 - below / up_to).clamp(1e-15, 1)
+    return logps + (n - 1) * up_to.log() + (-torch.expm1(n * torch.log1p(-share)) / share).log()
 
 
-def _masses(law: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """[C, R] each: how likely a response of a lower value is, and one of the same."""
-    order = values.argsort(-1)
-    ranked = values.gather(-1, order)
-    level = torch.nn.functional.pad(ranked[:, 1:] > ranked[:, :-1], (1, 0)).cumsum(-1)
-    alike = torch.zeros_like(law).scatter_add(-1, level, law.gather(-1, order))
-    below = torch.nn.functional.pad(alike.cumsum(-1), (1, 0))[:, :-1]
-    level = torch.empty_like(level).scatter(-1, order, level)
-    return below.gather(-1, level), alike.gather(-1, level)
+def _masses(rewards: Tensor, law: Tensor) -> tuple[Tensor, Tensor]:
+    """[C, R] each: how much of the law is on responses worth less than this one, and on those not worth more."""
+    ranked, order = rewards.sort(-1)
+    mass = torch.nn.functional.pad(law.gather(-1, order).cumsum(-1), (1, 0))
+    below, up_to = (mass.gather(-1, torch.searchsorted(ranked, rewards, side=side)) for side in ("left", "right"))
+    return below, up_to
 
 
 @torch.no_grad()

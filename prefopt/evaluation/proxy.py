@@ -19,13 +19,13 @@ Rewards = Mapping[str, Tensor]
 
 
 def standardised(rewards: Rewards, start: Rewards, law: Tensor | None = None) -> Rewards:
-    """Rewards less the mean of the start's answers, over their standard deviation; without gold where it is the same
-    for all of them.
+    """Rewards less the mean of the start's answers, over their standard deviation; without one that is the same for all
+    of them, as that of a verifier may be.
 
-    law: how often each of the start's answers comes up, None where all do alike. Raises PrefoptError where the proxy is
-    not finite, or the same for all of them.
+    law: how often each of the start's answers comes up, None where all do alike. Raises PrefoptError where a reward is
+    not finite.
     """
-    scales = {name: spread(r, law) for name, r in start.items() if name == "proxy" or r.min() < r.max()}
+    scales = {name: spread(r, law) for name, r in start.items() if r.min() != r.max()}
     return {name: (rewards[name] - mean) / sd for name, (mean, sd) in scales.items()}
 
 

@@ -26,6 +26,7 @@ from prefopt.evaluation.proxy import (
     standardised,
 )
 from prefopt.evaluation.subject import Act, Subject
+from prefopt.models.exact import everything
 
 NOISE_ROWS = 2000
 """Training pairs at most on which flipped and clean margins are told apart."""
@@ -141,7 +142,7 @@ class Examination:
         start, N = subject.start.table().cpu(), subject.samples
         rewards = {"gold": world.rewards}
         if subject.proxy is not None:
-            rewards["proxy"] = subject.proxy.rewards().cpu()
+            rewards["proxy"] = subject.proxy.score(everything(*start.shape).to(subject.device)).cpu()
         by = rewards[subject.by]
         policy = subject.policy.table().cpu() if N is None else best_law(start, by, N)
         figures = enumerated(world, policy, beta=subject.beta)

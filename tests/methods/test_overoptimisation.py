@@ -19,7 +19,7 @@ from prefopt.evaluation.subject import Subject
 from prefopt.evaluation.suite import Suite
 from prefopt.methods.selection.best_of_n import BestOfN
 from prefopt.methods.selection.gibbs import Gibbs
-from prefopt.models.exact import ExactPolicy, ExactReward, Table
+from prefopt.models.exact import ExactPolicy, ExactReward, Table, everything
 from prefopt.models.model import Gold
 
 CONTEXTS, RESPONSES = 6, 5
@@ -50,6 +50,10 @@ class Unlisted:
 
     def __init__(self, policy: ExactPolicy) -> None:
         self.sample, self.logps = policy.sample, policy.logps
+
+
+def table(reward: ExactReward) -> Tensor:
+    return reward.score(everything(CONTEXTS, RESPONSES))
 
 
 def best(start: Any, reward: Any, samples: int) -> Subject:
@@ -86,11 +90,14 @@ def test_the_law_of_the_best_is_the_sum_over_all_draws(n: int) -> None:
     torch.testing.assert_close(best_law(logps, proxy, n)[0].exp(), expected)
 
 
-def test_the_law_of_the_best_stays_finite_where_hardly_anything_is_left_to_chance() -> None:
-    law = best_law(drawn(3).log_softmax(-1), drawn(4), 12500)
+@pytest.mark.parametrize("steepness", [1, 2000])
+def test_the_law_of_the_best_stays_finite(steepness: int) -> None:
+    """Also where hardly anything is left to chance, and where the start itself rules responses out."""
+    law = best_law((steepness * drawn(3)).log_softmax(-1), drawn(4), 12500)
     assert law.isfinite().all()
     torch.testing.assert_close(law.exp().sum(-1), torch.ones(CONTEXTS).double())
-    assert torch.equal(law.argmax(-1), drawn(4).argmax(-1))
+    if steepness == 1:
+        assert torch.equal(law.argmax(-1), drawn(4).argmax(-1))
 
 
 def test_enumeration_is_what_samples_tend_to(bandit: Data, start: ExactPolicy, proxy: ExactReward) -> None:
@@ -98,8 +105,8 @@ def test_enumeration_is_what_samples_tend_to(bandit: Data, start: ExactPolicy, p
     prompts = bandit.train.pairs.batch(np.unique(bandit.train.pairs.prompt.values, return_index=True)[1])
     batch = start.sample(prompts, copies * N, torch.Generator().manual_seed(0))
     by, gold = (r.view(CONTEXTS * copies, N) for r in (proxy.score(batch), Gold(bandit).score(batch)))
-    rewards = {"gold": bandit.world.rewards, "proxy": proxy.rewards()}  # type: ignore[union-attr]
-    exact = enumerated_curve(start.table(), proxy.rewards(), rewards, N)
+    rewards = {"gold": bandit.world.rewards, "proxy": table(proxy)}  # type: ignore[union-attr]
+    exact = enumerated_curve(start.table(), table(proxy), rewards, N)
     for name, r in (("gold", gold), ("proxy", by)):
         for n in sizes(N):
             found = best_of_n(by, r, n)
@@ -151,18 +158,19 @@ def test_no_samples_leave_nothing_to_choose_from() -> None:
 
 def test_a_reward_has_mean_0_and_deviation_1_under_the_law_of_the_start(start: ExactPolicy, proxy: ExactReward) -> None:
     law = start.table().exp() / CONTEXTS
-    scaled = standardised({"proxy": proxy.rewards()}, {"proxy": proxy.rewards()}, start.table().exp())["proxy"]
+    scaled = standardised({"proxy": table(proxy)}, {"proxy": table(proxy)}, start.table().exp())["proxy"]
     assert float((law * scaled).sum()) == pytest.approx(0, abs=1e-12)
     assert float((law * scaled**2).sum()) == pytest.approx(1)
-    assert torch.allclose(scaled, standardised(*[{"proxy": 3 * proxy.rewards() + 5}] * 2, start.table().exp())["proxy"])
+    assert torch.allclose(scaled, standardised(*[{"proxy": 3 * table(proxy) + 5}] * 2, start.table().exp())["proxy"])
 
 
-def test_gold_that_is_the_same_for_all_answers_has_no_unit_and_such_a_proxy_is_an_error() -> None:
+def test_a_reward_that_is_the_same_for_all_answers_has_no_unit_and_one_that_is_not_finite_is_an_error() -> None:
     flat, some = torch.ones(4, 1), torch.arange(4.0)[:, None]
-    assert standardised({"gold": flat}, {"gold": flat}) == {}
     assert standardised({"gold": some, "proxy": some}, {"gold": flat, "proxy": some}).keys() == {"proxy"}
-    with pytest.raises(PrefoptError, match="the same reward, 1"):
-        standardised({"gold": some, "proxy": flat}, {"gold": some, "proxy": flat})
+    assert standardised({"gold": some, "proxy": some}, {"gold": some, "proxy": flat}).keys() == {"gold"}
+    for lost in (torch.nan, torch.inf):
+        with pytest.raises(PrefoptError, match="1 of 4 responses a reward that is not finite"):
+            standardised({"proxy": some}, {"proxy": torch.where(some == 2, lost, some)})
 
 
 @pytest.mark.parametrize("listed", [True, False])
@@ -214,9 +222,9 @@ def solved(bandit: Data, proxy: ExactReward, prepared: Callable[..., Any], **giv
 def test_gibbs_goes_as_far_as_it_is_told(
     bandit: Data, proxy: ExactReward, prepared: Callable[..., Any], kl: float
 ) -> None:
-    table = solved(bandit, proxy, prepared, beta=None, kl=kl)
-    assert enumerated(bandit.world, table, beta=None)["gold/kl"] == pytest.approx(kl, rel=1e-9)
-    slope = (table - table[:, :1])[:, 1:] / (proxy.rewards() - proxy.rewards()[:, :1])[:, 1:]
+    policy, r = solved(bandit, proxy, prepared, beta=None, kl=kl), table(proxy)
+    assert enumerated(bandit.world, policy, beta=None)["gold/kl"] == pytest.approx(kl, rel=1e-9)
+    slope = (policy - policy[:, :1])[:, 1:] / (r - r[:, :1])[:, 1:]
     torch.testing.assert_close(slope, slope[:1, :1].expand_as(slope))
 
 

@@ -10,21 +10,26 @@ from prefopt.batch import Groups, Prompts
 from prefopt.engine.best import favourite, picked
 from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
+from prefopt.models.ensemble import Aggregate
+from prefopt.models.scorer import mean
 from prefopt.table import Table
 
 
 class BestOfN(Method):
-    """Args: samples: N. Raises PrefoptError where it is none."""
+    """Args: samples: N. aggregate: of a reward model's members, [k, ...] -> [...].
+
+    Raises PrefoptError where N is less than 1.
+    """
 
     eats = Prompts
     roles = ("policy", "reward")
     trains = ()
 
-    def __init__(self, *, samples: int = 16) -> None:
+    def __init__(self, *, samples: int = 16, aggregate: Aggregate = mean) -> None:
         super().__init__()
         if samples < 1:
             raise PrefoptError(f"method.samples={samples} leaves nothing to choose from", "give at least 1")
-        self.samples = samples
+        self.samples, self.aggregate = samples, aggregate
 
     def collect(self, data: Table, round: int) -> None:
         return None

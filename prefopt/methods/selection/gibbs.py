@@ -12,27 +12,32 @@ from torch import Tensor
 from prefopt.batch import Contexts, Groups
 from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
+from prefopt.models.ensemble import Aggregate
+from prefopt.models.exact import everything
+from prefopt.models.scorer import mean
 from prefopt.table import Table
 
 
 class Gibbs(Method):
-    """Args: beta: price of a nat of KL, in units of the reward. kl: nats to be from ref, whatever beta that takes.
+    """Args:
+    beta: price of a nat of KL, in units of the reward. kl: nats to be from ref, whatever beta that takes.
+    aggregate: of a reward model's members, [k, ...] -> [...].
 
-    Raises PrefoptError where not just one of the two is given, and where no beta takes it as far as `kl`.
+    Raises PrefoptError where not just one of beta and kl is given, and where no beta takes it as far as `kl`.
     """
 
     eats = Contexts
     roles = ("policy", "reward")
     trains = ()
 
-    def __init__(self, *, beta: float | None = 0.1, kl: float | None = None) -> None:
+    def __init__(self, *, beta: float | None = 0.1, kl: float | None = None, aggregate: Aggregate = mean) -> None:
         super().__init__()
         if (beta is None) == (kl is None):
             raise PrefoptError(
                 f"method.beta={beta} and method.kl={kl}: one of the two says how far the policy goes",
                 "give the KL by method.beta=null method.kl=4, or its price by method.beta=0.1",
             )
-        self.beta, self.kl = beta, kl
+        self.beta, self.kl, self.aggregate = beta, kl, aggregate
 
     def collect(self, data: Table, round: int) -> None:
         return None
@@ -42,7 +47,7 @@ class Gibbs(Method):
         values = getattr(getattr(self.policy, "f", None), "values", None)
         if values is None:
             raise PrefoptError("method=gibbs writes down one number a response", "use model=tabular")
-        r = self.reward.rewards()
+        r = self.reward.score(everything(*values.shape).to(values.device))
         beta = self.beta if self.kl is None else price(self.policy.reference, r, self.kl)
         values.copy_(r / beta)
 
