@@ -24,6 +24,7 @@ from prefopt.engine.reference import with_reference
 from prefopt.errors import Interrupted, PrefoptError
 from prefopt.evaluation import figures
 from prefopt.evaluation.calibration import binned
+from prefopt.evaluation.overoptimisation import overoptimisation
 from prefopt.evaluation.subject import Subject
 from prefopt.evaluation.suite import Examination
 from prefopt.files import replace_text
@@ -496,6 +497,7 @@ def record(parts: Parts, examination: Examination, tokenizer: Any, folder: Path)
     if not examination.suite.figures:
         return []
     drawn = figures.learning_curves(folder / EVENTS, folder / "figures")
+    drawn += overoptimisation(folder / EVENTS, folder / "figures")
     if examination.margins is not None and examination.flipped is not None:
         drawn += figures.margin_histogram(examination.margins, examination.flipped, folder / "figures")
     if examination.held_out is not None and examination.subject.act is None:

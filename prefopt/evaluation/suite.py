@@ -19,6 +19,7 @@ from prefopt.evaluation.groups import by_group
 from prefopt.evaluation.own import View
 from prefopt.evaluation.pairs import Figures, detection, held_out, sides
 from prefopt.evaluation.proxy import (
+    Rewards,
     enumerated_curve,
     enumerated_standardised,
     sampled_curve,
@@ -99,6 +100,16 @@ class Examination:
         subject: Any = self.subject
         return self._answered(subject.start.sample, subject.samples)
 
+    @cached_property
+    @torch.no_grad()
+    def listed_rewards(self) -> Rewards:
+        """[C, R] of every response of an exact world."""
+        world: Any = self.data.world
+        gold, proxy, device = world.rewards, self.subject.proxy, self.subject.device
+        if proxy is None:
+            return {"gold": gold}
+        return {"gold": gold, "proxy": proxy.score(everything(*gold.shape).to(device)).to(gold)}
+
     def during(self) -> Figures:
         """What a learning curve shows: some held-out pairs, and fresh answers or exact figures."""
         return self._pairs(self.data.test, np.arange(min(self.suite.pairs, len(self.data.test.pairs)))) | self._world()
@@ -134,18 +145,13 @@ class Examination:
             figures |= self._sampled(subject.act)
         return figures
 
-    @torch.no_grad()
     def _enumerated(self) -> Figures:
         """On an exact world, of every response."""
         subject: Any = self.subject
-        world: Any = self.data.world
-        start, N = subject.start.table().cpu(), subject.samples
-        rewards = {"gold": world.rewards}
-        if subject.proxy is not None:
-            rewards["proxy"] = subject.proxy.score(everything(*start.shape).to(subject.device)).cpu()
+        start, N, rewards = subject.start.table().detach().cpu(), subject.samples, self.listed_rewards
         by = rewards[subject.by]
-        policy = subject.policy.table().cpu() if N is None else best_law(start, by, N)
-        figures = enumerated(world, policy, beta=subject.beta)
+        policy = subject.policy.table().detach().cpu() if N is None else best_law(start, by, N)
+        figures = enumerated(self.data.world, policy, beta=subject.beta)
         if subject.reward is not None:
             scaled = standardised(rewards, rewards, start.exp())
             figures |= enumerated_standardised(policy, scaled)
