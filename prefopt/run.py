@@ -458,6 +458,7 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
         beta=beta,
         theta=theta if offline and (beta or not acts) else None,
         theta_scale=beta or 1.0,
+        elect=getattr(method, "election", None),
         device=device,
     )
 
