@@ -42,7 +42,9 @@ class MaxMin(Gibbs):
 
     def _rewards(self, groups: Groups) -> Tensor:
         r = centred(torch.stack([member.score(groups) for member in members(self.reward)]), self.policy.reference)
-        return r.amin(0) if self.level == "sample" else mixed(worst(r, self.policy.reference, self.beta), r)
+        if self.level == "sample":
+            return r.amin(0)
+        return mixed(worst(r, self.policy.reference, self.beta), r)
 
     def score(self, groups: Groups) -> Tensor:
         return taken(self.beta * self.policy.f(), groups)
