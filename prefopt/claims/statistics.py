@@ -239,10 +239,12 @@ def at_equal_cost(*, figure: str, cost: str, arm: str, along: Sequence[str]) -> 
 
 def gain_at(*, arm: str, figure: str, over: str, against: str, at: float, pick: str = "mean") -> Statistic:
     """One figure less another of the same runs at a place on the grid: the mean over seeds, or their min or max."""
-    chosen = {"mean": np.mean, "min": np.min, "max": np.max}[pick]
-    return lambda cells: float(
-        chosen([c.figures[figure] - c.figures[over] for c in cells if c.arm == arm and c.at[against] == at])
-    )
+
+    def of(cells: Sequence[Cell]) -> float:
+        gains = [c.figures[figure] - c.figures[over] for c in cells if c.arm == arm and c.at[against] == at]
+        return float({"mean": sum(gains) / len(gains), "min": min(gains), "max": max(gains)}[pick])
+
+    return of
 
 
 def needed_ratio(*, figure: str, level: float, against: str, arm: str, other: str) -> Statistic:
