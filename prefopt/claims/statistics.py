@@ -141,6 +141,11 @@ def mean_gap(*, figure: str, better: str, worse: str) -> Statistic:
     return of
 
 
+def between(*, arm: str, figure: str, other: str) -> Statistic:
+    """The mean over seeds of one figure of an arm less another of it."""
+    return lambda cells: float(np.mean([c.figures[figure] - c.figures[other] for c in cells if c.arm == arm]))
+
+
 def won(*, figure: str, better: str, worse: str) -> Statistic:
     """The share of the seeds in which `better` is above `worse`."""
 
