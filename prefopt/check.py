@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from prefopt import belief
 from prefopt.batch import Demonstrations, Pairs, Prompts
+from prefopt.cast import GROUPS
 from prefopt.config import made, needed, stages
 from prefopt.errors import PrefoptError
 from prefopt.foresee import check_worlds
@@ -95,6 +96,13 @@ def _check_judge(config: DictConfig, model: Any, dataset: Any, role: str, need: 
                 f"method.needs.{role}={need._target_} judges {world}, and dataset={config.choices.dataset} is "
                 f"{model.world}",
                 f"use method.needs.{role}=gold, or 'method.needs.{role}={{method: bradley_terry}}'",
+            )
+    elif need == GROUPS and role == "reward":
+        if not getattr(dataset, "has_groups", False):
+            raise PrefoptError(
+                f"method.needs.reward=groups, but dataset={config.choices.dataset} has no groups that want different "
+                "things",
+                "use dataset=populations, or 'method.needs.reward={method: bt_mixture}'",
             )
     else:
         if need != "gold":

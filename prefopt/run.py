@@ -446,6 +446,7 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
     offline = issubclass(method.eats, Pairs) and method.per_round is None
     implied = objective.reward if objective is not None and objective.uses_reference else None
     theta = getattr(getattr(main, "f", None), "theta", None)
+    membership = getattr(method, "membership", None)
     return Subject(
         act=method.act if acts else None,
         score=method.score if type(method).score is not Method.score else None,
@@ -456,6 +457,7 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
         reward=roles["reward"] if "reward" in set(method.roles) - set(method.trains) else None,
         samples=method.samples if isinstance(method, BestOfN) else None,
         beta=beta,
+        clusters=None if membership is None else membership.assigned,
         theta=theta if offline and (beta or not acts) else None,
         theta_scale=beta or 1.0,
         elect=getattr(method, "election", None),

@@ -37,3 +37,11 @@ def labelled(
     )
     gold = world.rewards.numpy()[context[:, None], both]
     return Split(pairs, Truth(label=label, flipped=np.zeros(size, dtype=bool), gold=gold))
+
+
+def apportioned(shares: np.ndarray, size: int) -> np.ndarray:
+    """[size] indices, each as often as its share says, rounded by largest remainders."""
+    exact = shares * size
+    counts = np.floor(exact + 1e-9).astype(int)
+    counts[np.argsort(counts - exact, kind="stable")[: size - counts.sum()]] += 1
+    return np.repeat(np.arange(len(shares)), counts)

@@ -50,6 +50,7 @@ class Subject:
     samples: N, where it answers with the reward's favourite of N answers of `start`.
     beta: reward a nat, where the method has one.
     lesson: how it sees pairs, where it learned from the recorded labels of the training pairs.
+    clusters: the cluster that it takes each annotator of the training pairs to be of, [annotators] by code.
     theta: [d] parameters of a log-linear model, whose implied reward is `theta_scale` <theta, phi>.
     elect: the rule, size and least share by which it chooses subsets, where it does.
     device: where batches go.
@@ -64,6 +65,7 @@ class Subject:
     samples: int | None = None
     beta: float | None = None
     lesson: Lesson | None = None
+    clusters: Callable[[], Tensor] | None = None
     theta: Tensor | None = None
     theta_scale: float = 1.0
     elect: Mapping[str, Any] | None = None

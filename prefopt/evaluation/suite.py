@@ -16,7 +16,7 @@ from prefopt.evaluation.elections import elected
 from prefopt.evaluation.exact import best_law, enumerated, expected_error, parameter_error, ranked
 from prefopt.evaluation.game import played
 from prefopt.evaluation.gold import Answers, answered, compared, distinct_prompts, samples
-from prefopt.evaluation.groups import by_group
+from prefopt.evaluation.groups import answered_groups, by_group, clustered, enumerated_groups
 from prefopt.evaluation.own import View
 from prefopt.evaluation.pairs import Figures, detection, held_out, sides
 from prefopt.evaluation.proxy import (
@@ -118,7 +118,10 @@ class Examination:
     def after(self) -> Figures:
         """Everything: all held-out pairs, the noise among training pairs, and fresh answers or exact figures."""
         everything = np.arange(len(self.data.test.pairs))
-        return self._own() | self._pairs(self.data.test, everything) | self._noise() | self._world()
+        measured = self._own() | self._pairs(self.data.test, everything) | self._noise() | self._world()
+        if self.subject.clusters is not None:
+            measured |= clustered(self.data.train.pairs, self.subject.clusters().cpu().numpy())
+        return measured
 
     def _pairs(self, split: Split, rows: np.ndarray) -> Figures:
         if self.subject.score is None and self.subject.policy is None:
@@ -150,6 +153,11 @@ class Examination:
             figures |= self._sampled(subject.act)
         return figures
 
+    @property
+    def _grouped(self) -> bool:
+        """Whether it is known what groups want."""
+        return hasattr(self.data.world, "group_rewards")
+
     def _enumerated(self) -> Figures:
         """On an exact world, of every response."""
         subject: Any = self.subject
@@ -157,6 +165,7 @@ class Examination:
         by = rewards[subject.by]
         policy = subject.policy.table().detach().cpu() if N is None else best_law(start, by, N)
         figures = enumerated(self.data.world, policy, beta=subject.beta)
+        figures |= enumerated_groups(self.data.world, policy) if self._grouped else {}
         if subject.reward is not None:
             scaled = standardised(rewards, rewards, start.exp())
             figures |= enumerated_standardised(policy, scaled)
@@ -171,6 +180,7 @@ class Examination:
         else:
             start, self.answers = self.candidates, self.candidates.best(subject.by)
         figures = compared(subject, self.answers, self.start_answers)
+        figures |= answered_groups(self.data.world, self.answers, self.start_answers) if self._grouped else {}
         if subject.reward is not None:
             figures |= sampled_standardised(standardised(self.answers.rewards, start.rewards))
         if subject.samples is not None:

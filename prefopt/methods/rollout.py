@@ -23,8 +23,14 @@ def rated(method: Method, data: Table, round: int, n: int) -> Table:
     rows, parts = sampled(method, data, round, n)
     with torch.no_grad():
         reward = torch.cat([method.reward.score(groups) for groups in parts])
+    return worth(method, data.ids[rows], parts, reward)
+
+
+def worth(method: Method, ids: np.ndarray, parts: list[Groups], reward: Tensor) -> Table:
+    """Samples with these rewards [N, n], and their log-probs under the policy that drew them."""
+    with torch.no_grad():
         behaviour = torch.cat([method.policy.logps(groups)[groups.mask] for groups in parts])
-    return table_of(Rated, data.ids[rows], parts, columns={"reward": reward}, aligned={"behaviour": behaviour})
+    return table_of(Rated, ids, parts, columns={"reward": reward}, aligned={"behaviour": behaviour})
 
 
 def judged(method: Method, data: Table, round: int, judge: Judge) -> Table:

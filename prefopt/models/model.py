@@ -68,6 +68,18 @@ class Model(Protocol):
         ...
 
 
+class GoldOfGroup(nn.Module, Scorer):
+    """What one group of a world with several wants, as a scorer."""
+
+    def __init__(self, world: Any, group: int) -> None:
+        super().__init__()
+        self.world, self.group = world, group
+
+    def score(self, groups: Groups) -> Tensor:
+        rewards: Tensor = self.world.group_reward(groups)[self.group]
+        return rewards
+
+
 class Gold(Scorer):
     """The world's own reward as a scorer."""
 

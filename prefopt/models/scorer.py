@@ -75,6 +75,23 @@ def spread(rewards: Tensor, law: Tensor | None = None) -> tuple[float, float]:
     return float(mean), float((share * (rewards - mean) ** 2).sum().sqrt())
 
 
+def centred(rewards: Tensor, reference: Tensor) -> Tensor:
+    """[..., C, R] rewards with mean 0 under the reference in each context, and sd 1 over all contexts.
+
+    reference: [C, R] its log-probs. Raises PrefoptError where a reward is not finite, or is the same for all responses
+    of a context, in every context.
+    """
+    law = reference.exp()
+    r = finite(rewards) - (law * rewards).sum(-1, keepdim=True)
+    sd = (law * r**2).sum(-1).mean(-1).sqrt()
+    if not (sd > 1e-12 * rewards.abs().amax((-2, -1)).clamp(min=1)).all():
+        raise PrefoptError(
+            "a reward model likes all responses to a prompt alike",
+            "it has learned nothing: train it for longer (rounds) or on more pairs",
+        )
+    return r / sd[..., None, None]
+
+
 def finite(rewards: Tensor) -> Tensor:
     """The rewards. Raises PrefoptError where one is not finite."""
     if lost := int((~rewards.isfinite()).sum()):

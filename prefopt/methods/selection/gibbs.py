@@ -5,6 +5,8 @@ pi*(y | x) = ref(y | x) exp( r(x, y) / beta ) / Z(x)   maximises   E[ r ] - beta
 and, of all policies that are as far from ref, E[ r ].
 """
 
+from typing import Any
+
 import torch
 from scipy.optimize import brentq
 from torch import Tensor
@@ -29,6 +31,7 @@ class Gibbs(Method):
     eats = Contexts
     roles = ("policy", "reward")
     trains = ()
+    beta: Any
 
     def __init__(self, *, beta: float | None = 0.1, kl: float | None = None, aggregate: Aggregate = mean) -> None:
         super().__init__()
@@ -46,10 +49,14 @@ class Gibbs(Method):
     def finish(self, round: int) -> None:
         values = getattr(getattr(self.policy, "f", None), "values", None)
         if values is None:
-            raise PrefoptError("method=gibbs writes down one number a response", "use model=tabular")
-        r = self.reward.score(everything(*values.shape).to(values.device))
+            raise PrefoptError("this method writes down one number a response", "use model=tabular")
+        r = self._rewards(everything(*values.shape).to(values.device))
         beta = self.beta if self.kl is None else price(self.policy.reference, r, self.kl)
         values.copy_(r / beta)
+
+    def _rewards(self, groups: Groups) -> Tensor:
+        """[contexts, responses] the reward that it is optimal for, of all responses."""
+        return self.reward.score(groups)
 
     def score(self, groups: Groups) -> Tensor:
         return self.reward.score(groups)
