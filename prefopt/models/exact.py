@@ -1,7 +1,9 @@
 """Policies and rewards on an exact world: contexts x responses, everything by enumeration, in float64."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,10 +16,22 @@ from prefopt.datasets.data import Data
 from prefopt.engine.sampling import draw
 from prefopt.models.scorer import Scorer
 
-Parameters = Callable[[Any], nn.Module]
+Parameters = Callable[[Any], "Function"]
 
 
-class Linear(nn.Module):
+class Function(nn.Module):
+    """f(x, y) of every context and response."""
+
+    def at(self, groups: Groups) -> Tensor:
+        """[B, n] f at the groups' contexts and responses."""
+        return taken(self(), groups)
+
+    def redraw(self, generator: torch.Generator) -> None:
+        """Draw what it begins as: members of an ensemble differ in it."""
+        raise NotImplementedError
+
+
+class Linear(Function):
     """<theta, phi(x, y)> with theta [d], zero at the start."""
 
     features: Tensor
@@ -30,8 +44,12 @@ class Linear(nn.Module):
     def forward(self) -> Tensor:
         return (self.theta @ self.features.flatten(0, 1).T).view(self.features.shape[:2])  # stacked, five times as fast
 
+    @torch.no_grad()
+    def redraw(self, generator: torch.Generator) -> None:
+        self.theta.normal_(std=1 / math.sqrt(len(self.theta) + 1), generator=generator)
 
-class Table(nn.Module):
+
+class Table(Function):
     """One free number a context and response, zero at the start."""
 
     def __init__(self, world: Any) -> None:
@@ -40,6 +58,51 @@ class Table(nn.Module):
 
     def forward(self) -> Tensor:
         return self.values
+
+    @torch.no_grad()
+    def redraw(self, generator: torch.Generator) -> None:
+        self.values.normal_(generator=generator)
+
+
+class Network(Function):
+    """A perceptron on phi(x, y): `widths` hidden units a layer, ReLU, `outputs` numbers, or one."""
+
+    features: Tensor
+
+    def __init__(self, world: Any, *, widths: Sequence[int] = (32, 32), outputs: int | None = None) -> None:
+        super().__init__()
+        sizes = [world.features.shape[-1], *widths]
+        layers = [nn.Linear(*size, dtype=torch.float64) for size in pairwise(sizes)]
+        self.trunk = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))
+        self.head = nn.Linear(sizes[-1], outputs or 1, dtype=torch.float64)
+        self.outputs = outputs
+        self.register_buffer("features", world.features, persistent=False)
+
+    def forward(self) -> Tensor:
+        """[contexts, responses], or with `outputs` that many at each."""
+        return self.read(self.trunk(self.features))
+
+    def at(self, groups: Groups) -> Tensor:
+        return self.read(self.states(groups))
+
+    def states(self, groups: Groups) -> Tensor:
+        """[B, n, width] what the head reads."""
+        states: Tensor = self.trunk(self.features[groups.prompt[:, :1], groups.response[..., 0]])
+        return states
+
+    def read(self, states: Tensor) -> Tensor:
+        """[..., width] -> [...], or [..., outputs]."""
+        values: Tensor = self.head(states)
+        return values if self.outputs else values[..., 0]
+
+    @torch.no_grad()
+    def redraw(self, generator: torch.Generator) -> None:
+        """As torch begins a linear layer: uniform within 1 / sqrt(inputs)."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                bound = 1 / math.sqrt(layer.in_features)
+                layer.weight.uniform_(-bound, bound, generator=generator)
+                layer.bias.uniform_(-bound, bound, generator=generator)
 
 
 def taken(values: Tensor, groups: Groups) -> Tensor:
@@ -51,7 +114,7 @@ def taken(values: Tensor, groups: Groups) -> Tensor:
 class ExactPolicy(nn.Module):
     """pi(y | x) proportional to ref(y | x) exp(f(x, y)); it starts as the world's reference policy."""
 
-    def __init__(self, world: Any, f: nn.Module) -> None:
+    def __init__(self, world: Any, f: Function) -> None:
         super().__init__()
         self.f = f
         self.register_buffer("reference", world.reference, persistent=False)
@@ -87,7 +150,7 @@ class ExactPolicy(nn.Module):
 class ExactReward(nn.Module, Scorer):
     """r(x, y) = f(x, y)."""
 
-    def __init__(self, f: nn.Module) -> None:
+    def __init__(self, f: Function) -> None:
         super().__init__()
         self.f = f
 
@@ -96,7 +159,11 @@ class ExactReward(nn.Module, Scorer):
         return self.f()
 
     def score(self, groups: Groups) -> Tensor:
-        return taken(self.f(), groups)
+        return self.f.at(groups)
+
+    def redraw(self, generator: torch.Generator) -> None:
+        """Draw what it begins as."""
+        self.f.redraw(generator)
 
     def export(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,12 +171,13 @@ class ExactReward(nn.Module, Scorer):
 
 
 class ExactModel:
-    """conf/model/log_linear.yaml, tabular.yaml: `parameters` is `Linear` or `Table`."""
+    """conf/model/log_linear.yaml, tabular.yaml, mlp.yaml: `parameters`, `Linear` or `Table`, are a policy's; a reward
+    has the same, or those of `rewards`: `Network` too."""
 
     world: ClassVar[str] = "exact"
 
-    def __init__(self, *, parameters: Parameters) -> None:
-        self.parameters = parameters
+    def __init__(self, *, parameters: Parameters, rewards: Parameters | None = None) -> None:
+        self.parameters, self.rewards = parameters, rewards or parameters
 
     def tokenizer(self, dataset: Any, start: Path | None) -> None:
         return None
@@ -118,7 +186,7 @@ class ExactModel:
         return _started(ExactPolicy(data.world, self.parameters(data.world)), start)
 
     def reward(self, data: Data, tokenizer: Any, start: Path | None) -> ExactReward:
-        return _started(ExactReward(self.parameters(data.world)), start)
+        return _started(ExactReward(self.rewards(data.world)), start)
 
     def checksum(self) -> str:
         return ""
