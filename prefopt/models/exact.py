@@ -105,6 +105,20 @@ class Network(Function):
                 layer.bias.uniform_(-bound, bound, generator=generator)
 
 
+class Classifier(Network):
+    """A perceptron on phi(x), which no response changes, with one output a response."""
+
+    def __init__(self, world: Any, *, widths: Sequence[int] = (64, 64)) -> None:
+        super().__init__(world, widths=widths, outputs=world.features.shape[1])
+
+    def forward(self) -> Tensor:
+        return self.read(self.trunk(self.features[:, 0]))
+
+    def at(self, groups: Groups) -> Tensor:
+        outputs = self.read(self.trunk(self.features[groups.prompt[:, 0], 0]))
+        return outputs.gather(1, groups.response[..., 0])
+
+
 def taken(values: Tensor, groups: Groups) -> Tensor:
     """[contexts, responses] values at the groups' contexts and responses: [B, n]."""
     place = groups.prompt[:, :1] * values.shape[1] + groups.response[..., 0]

@@ -120,6 +120,7 @@ STACKED = {
     "simpo": ("simpo", "model=tabular", [("method.objective.gamma=0.1",), ("seed=1",)]),
     "kto": ("kto", "model=log_linear", BETAS),
     "bradley_terry": ("bradley_terry", "model=log_linear", SEEDS),
+    "ldr": ("ldr", "model=log_linear", [("method.lam=2",), ("seed=1", "method.alpha=3"), ("method.margin=0.5",)]),
 }
 
 

@@ -141,7 +141,7 @@ def test_adapting_never_lowers_the_loss(choices: Make) -> None:
 def test_equal_scores_keep_the_temperature_and_one_far_ahead_lowers_it_to_its_least(choices: Make) -> None:
     method, batch = choices(plain(4.0, alpha=2.0), [[1.0, 1.0, 1.0], [1e6, 0.0, 0.0]], [0, 1])
     losses, metrics = method.loss(batch)
-    assert metrics["ldr/lam"].tolist() == pytest.approx([4.0, 2.0])
+    assert metrics["noise/lam"].tolist() == pytest.approx([4.0, 2.0])
     assert losses[0].item() == pytest.approx(0, abs=1e-12)
 
 
@@ -152,7 +152,7 @@ def test_of_a_pair_it_is_the_logistic_loss_less_log_two(choices: Make) -> None:
             method, batch = choices(given, [[gap, 0.0]], [0])
             assert method.loss(batch)[0].item() == pytest.approx(expected, abs=1e-6)
         method, batch = choices(plain(1.0, alpha=2.0), [[gap, 0.0]], [0])
-        assert method.eval().loss(batch)[1]["ldr/lam"].item() == pytest.approx(lam, abs=1e-5)
+        assert method.eval().loss(batch)[1]["noise/lam"].item() == pytest.approx(lam, abs=1e-5)
 
 
 def test_scores_are_normalised_response_set_by_response_set(choices: Make) -> None:
@@ -171,7 +171,7 @@ def test_no_gradient_flows_through_the_temperature(choices: Make) -> None:
     adaptive, batch = choices(plain(1.0, alpha=2.0, margin=0.3), [F], [2])
     losses, metrics = adaptive.loss(batch)
     (gradient,) = torch.autograd.grad(losses.sum(), adaptive.reward.values)
-    held, _ = choices(plain(metrics["ldr/lam"].item(), margin=0.3), [F], [2])
+    held, _ = choices(plain(metrics["noise/lam"].item(), margin=0.3), [F], [2])
     (expected,) = torch.autograd.grad(held.loss(batch)[0].sum(), held.reward.values)
     torch.testing.assert_close(gradient, expected)
 
@@ -202,11 +202,25 @@ def test_each_example_steps_from_its_own_temperature_and_only_when_it_is_visited
     torch.testing.assert_close(method.temperature.lam[[5, 9, 40]], first)
     assert int((method.temperature.lam != 2.0).sum()) == 3
     losses, metrics = method.loss(batch)
-    torch.testing.assert_close(metrics["ldr/lam"], second)
+    torch.testing.assert_close(metrics["noise/lam"], second)
     torch.testing.assert_close(losses, psi(d, second) - 2.0 * math.log(2) / 4.0 * (second - 2.0) ** 2)
     method.temperature.clear()
     method.eval().loss(batch)
     assert method.temperature.noted.sum() == 0, "evaluation remembers nothing"
+
+
+def test_a_label_is_trusted_as_much_as_its_loss_leaves_it_alone(choices: Make) -> None:
+    for method in (plain(0.7, margin=0.4), LDR(lam=2.0, alpha=1.5, margin=0.4)):
+        method, batch = choices(method, [F, (0.0, -1.0, 0.3)], [1, 2])
+        method.eval()
+        leaf = method.reward.score(batch).detach().requires_grad_()
+        d = method._gaps(leaf, batch.label)
+        lam = torch.full((2,), 0.7) if method.alpha is None else method._lam(d.detach(), batch)
+        (pull,) = torch.autograd.grad(psi(d, lam).sum(), d)
+        torch.testing.assert_close(method.weigh(batch), pull.gather(1, batch.label[:, None])[:, 0])
+    for lam in (0.0, math.inf):
+        method, batch = choices(plain(lam), [F], [1])
+        assert method.weigh(batch) is None
 
 
 def test_the_mean_absolute_error_is_symmetric_and_twice_what_the_label_lacks(choices: Make) -> None:

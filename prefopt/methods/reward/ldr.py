@@ -57,15 +57,15 @@ class LDR(Choice):
             return psi(d, self.lam), metrics
         lam = self._lam(d.detach(), batch)
         price = self.alpha * math.log(d.shape[1]) / (2 * self.lam) * (lam - self.lam) ** 2
-        return psi(d, lam) - price, metrics | {"ldr/lam": lam}
+        return psi(d, lam) - price, metrics | {"noise/lam": lam}
 
     @torch.no_grad()
     def weigh(self, batch: Choices) -> Tensor | None:
-        """[B] how sharp its loss is, of the sharpest that may be: (1 - 1/alpha) lam_0 / lam_i."""
-        if self.alpha is None:
-            return None
-        lam = self._lam(self._gaps(self.reward.score(batch), batch.label), batch)
-        return (1 - 1 / self.alpha) * self.lam / lam
+        """[B] p*_y: its loss draws f_y up by 1 - p*_y."""
+        d = self._gaps(self.reward.score(batch), batch.label)
+        if self.alpha is not None:
+            return chosen((d / self._lam(d, batch)[:, None]).softmax(1), batch.label)
+        return chosen((d / self.lam).softmax(1), batch.label) if 0 < self.lam < math.inf else None
 
     def _gaps(self, r: Tensor, label: Tensor) -> Tensor:
         """[B, K] d."""
