@@ -125,6 +125,19 @@ def taken(values: Tensor, groups: Groups) -> Tensor:
     return values.flatten().gather(0, place.flatten()).view_as(place)
 
 
+def everything(contexts: int, responses: int) -> Groups:
+    """Every context with all of its responses, in their order."""
+    length = torch.ones(contexts, responses, dtype=torch.long)
+    return Groups(
+        index=torch.arange(contexts),
+        prompt=torch.arange(contexts)[:, None],
+        prompt_length=length[:, 0],
+        response=torch.arange(responses).expand(contexts, -1)[..., None],
+        length=length,
+        mean_length=torch.ones(()),
+    )
+
+
 class ExactPolicy(nn.Module):
     """pi(y | x) proportional to ref(y | x) exp(f(x, y)); it starts as the world's reference policy."""
 
@@ -167,10 +180,6 @@ class ExactReward(nn.Module, Scorer):
     def __init__(self, f: Function) -> None:
         super().__init__()
         self.f = f
-
-    def rewards(self) -> Tensor:
-        """[contexts, responses] rewards."""
-        return self.f()
 
     def score(self, groups: Groups) -> Tensor:
         return self.f.at(groups)

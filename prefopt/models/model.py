@@ -69,8 +69,3 @@ class Gold(Scorer):
     def score(self, groups: Groups) -> Tensor:
         assert self.world is not None
         return self.world.reward(groups)
-
-    def rewards(self) -> Tensor:
-        """[contexts, responses] rewards, on an exact world."""
-        rewards: Tensor = self.world.rewards  # type: ignore[union-attr]
-        return rewards

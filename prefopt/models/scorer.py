@@ -46,10 +46,6 @@ class Standardised(nn.Module, Scorer):
     def score(self, groups: Groups) -> Tensor:
         return self._scaled(self.scorer.score(groups))
 
-    def rewards(self) -> Tensor:
-        """[contexts, responses] rewards, on an exact world."""
-        return self._scaled(self.scorer.rewards())
-
     def _scaled(self, r: Tensor) -> Tensor:
         return (r - self.mean.to(r.dtype)) / self.sd.to(r.dtype)
 
