@@ -52,6 +52,7 @@ class Method(L.LightningModule):
         self.automatic_optimization = False
         self.strict_loading = False
         self.seed = 0
+        self._given: Table | None = None
         self.meter = Meter()
 
     def collect(self, data: Table, round: int) -> Table | None:

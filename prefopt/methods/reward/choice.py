@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from prefopt.batch import Choices, Groups
 from prefopt.errors import PrefoptError
@@ -29,10 +28,15 @@ def chosen(f: Tensor, label: Tensor) -> Tensor:
     return f.gather(1, label[:, None])[:, 0]
 
 
+def rivals(f: Tensor, label: Tensor) -> Tensor:
+    """[B, K] true on all but the recorded choice."""
+    return torch.arange(f.shape[1], device=f.device) != label[:, None]
+
+
 def reported(f: Tensor, label: Tensor) -> Metrics:
     """Rewards [B] of what was chosen and of its strongest rival, from scores [B, K]."""
     f = f.detach()
-    winner, rival = chosen(f, label), f.masked_fill(one_hot(label, f.shape[1]).bool(), -torch.inf).amax(1)
+    winner, rival = chosen(f, label), f.where(rivals(f, label), -torch.inf).amax(1)
     return {
         "rewards/chosen": winner,
         "rewards/rejected": rival,

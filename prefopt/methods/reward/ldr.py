@@ -15,12 +15,11 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from prefopt.batch import Choices
 from prefopt.errors import PrefoptError
 from prefopt.methods.metrics import Metrics
-from prefopt.methods.reward.choice import Choice, chosen, reported
+from prefopt.methods.reward.choice import Choice, chosen, reported, rivals
 from prefopt.methods.reward.temperature import Temperature
 
 ALTERNATIONS = 30
@@ -70,8 +69,7 @@ class LDR(Choice):
     def _gaps(self, r: Tensor, label: Tensor) -> Tensor:
         """[B, K] d."""
         f = r.shape[1] * r / (r.abs().sum(1, keepdim=True) + 1e-6) if self.normalised else r
-        others = 1 - one_hot(label, f.shape[1]).to(f.dtype)
-        return f - chosen(f, label)[:, None] + self.margin * others
+        return f - chosen(f, label)[:, None] + self.margin * rivals(f, label)
 
     def _lam(self, d: Tensor, batch: Choices) -> Tensor:
         """[B] lam_i of gaps [B, K]: in training a step from the one that is remembered, else where such steps lead."""
