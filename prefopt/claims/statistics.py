@@ -141,6 +141,16 @@ def mean_gap(*, figure: str, better: str, worse: str) -> Statistic:
     return of
 
 
+def share_ahead(*, figure: str, better: str, worse: str) -> Statistic:
+    """The share of seeds in which `better` is above `worse`."""
+
+    def of(cells: Sequence[Cell]) -> float:
+        value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells if cell.arm in (better, worse)}
+        return float(np.mean([value[better, seed] > value[worse, seed] for arm, seed in value if arm == better]))
+
+    return of
+
+
 def excess(*, figure: str, better: str, worse: str, start: str, times: float) -> Statistic:
     """The mean over seeds of (better - start) - times (worse - start): above 0 where the one gains that many times as
     much, and where the other loses."""

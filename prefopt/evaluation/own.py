@@ -35,9 +35,9 @@ class View:
         return {name: float(torch.cat(values).mean()) for name, values in found.items()}
 
     def trust(self, pairs: Table, flipped: np.ndarray) -> Figures:
-        """noise/detect_auroc of the probability that a recorded label is right, and for clean and for flipped labels
-        the means of it and of what else the method reports of single labels as noise/..., where it has an opinion.
-        flipped: [n], of the first n pairs."""
+        """noise/detect_auroc of the probability that a recorded label is right, noise/precision, the share of these
+        that is of clean labels, and for clean and for flipped ones the means of it and of what else the method reports
+        of single labels as noise/..., where it has an opinion. flipped: [n], of the first n pairs."""
         found: dict[str, list[Tensor]] = {}
         with self._evaluation():
             for batch in self._batches(pairs, np.arange(len(flipped))):
@@ -51,7 +51,10 @@ class View:
         means = {f"{name}_clean": value[~flipped] for name, value in values.items()}
         means |= {f"{name}_flipped": value[flipped] for name, value in values.items()}
         figures = {name: float(value.mean()) for name, value in means.items() if len(value)}
-        return detection(values["noise/weight"], flipped) | figures
+        weight = values["noise/weight"]
+        if weight.any():
+            figures["noise/precision"] = float(weight[~flipped].sum() / weight.sum())
+        return detection(weight, flipped) | figures
 
     def bearing(self, pairs: Table, world: Any) -> Figures:
         """How well the weights of tokens tell those that bear reward (AUROC), where the world knows them, and the share

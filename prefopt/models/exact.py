@@ -65,15 +65,16 @@ class Table(Function):
 
 
 class Network(Function):
-    """A perceptron on phi(x, y): `widths` hidden units a layer, ReLU, `outputs` numbers, or one."""
+    """A perceptron on phi(x, y): `widths` hidden units a layer, `outputs` numbers, or one."""
 
+    activation: ClassVar[type[nn.Module]] = nn.ReLU
     features: Tensor
 
     def __init__(self, world: Any, *, widths: Sequence[int] = (32, 32), outputs: int | None = None) -> None:
         super().__init__()
         sizes = [world.features.shape[-1], *widths]
         layers = [nn.Linear(*size, dtype=torch.float64) for size in pairwise(sizes)]
-        self.trunk = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))
+        self.trunk = nn.Sequential(*(part for layer in layers for part in (layer, self.activation())))
         self.head = nn.Linear(sizes[-1], outputs or 1, dtype=torch.float64)
         self.outputs = outputs
         self.register_buffer("features", world.features, persistent=False)
@@ -107,6 +108,8 @@ class Network(Function):
 
 class Classifier(Network):
     """A perceptron on phi(x), which no response changes, with one output a response."""
+
+    activation = nn.Tanh
 
     def __init__(self, world: Any, *, widths: Sequence[int] = (64, 64)) -> None:
         super().__init__(world, widths=widths, outputs=world.features.shape[1])
