@@ -30,8 +30,8 @@ class World(Protocol):
 class Truth:
     """What no loss may see, row by row of a table of pairs, or of choices among n responses.
 
-    label: [N] the preference before noise. flipped: [N] whether noise turned it. gold: [N, n] reward of each response
-    (nan where it is not known).
+    label: [N] the preference before noise. flipped: [N] whether the recorded one is another. gold: [N, n] reward of
+    each response (nan where it is not known).
     """
 
     label: np.ndarray

@@ -2,10 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 from prefopt.evaluation.pairs import Figures
+from prefopt.evaluation.subject import Score
+from prefopt.models.exact import everything
 
 
 @torch.no_grad()
@@ -34,10 +38,37 @@ def enumerated(world: Any, policy: Tensor, *, beta: float | None) -> Figures:
 
 def beaten(rewards: Tensor, law: Tensor) -> Tensor:
     """[C, R] how much of the law [C, R] each response is worth more than, and half of what is worth as much."""
+    below, up_to = _masses(rewards, law)
+    return (below + up_to) / 2
+
+
+def best_law(logps: Tensor, proxy: Tensor, n: int) -> Tensor:
+    """[C, R] log-probs in nats of the best by `proxy` of n draws, each from `logps`; equals share as they are drawn.
+
+    P(y) = p(y) [ F(y)^n - G(y)^n ] / [ F(y) - G(y) ],   F, G: the chance of a proxy of at most, and below, that of y
+    """
+    below, up_to = _masses(proxy, logps.exp().clamp(min=torch.finfo(logps.dtype).tiny))
+    share = (1 - below / up_to).clamp(1e-15, 1)
+    return logps + (n - 1) * up_to.log() + (-torch.expm1(n * torch.log1p(-share)) / share).log()
+
+
+def _masses(rewards: Tensor, law: Tensor) -> tuple[Tensor, Tensor]:
+    """[C, R] each: how much of the law is on responses worth less than this one, and on those not worth more."""
     ranked, order = rewards.sort(-1)
     mass = torch.nn.functional.pad(law.gather(-1, order).cumsum(-1), (1, 0))
-    ends = [torch.searchsorted(ranked, rewards, side=side) for side in ("left", "right")]
-    return (mass.gather(-1, ends[0]) + mass.gather(-1, ends[1])) / 2
+    below, up_to = (mass.gather(-1, torch.searchsorted(ranked, rewards, side=side)) for side in ("left", "right"))
+    return below, up_to
+
+
+@torch.no_grad()
+def ranked(world: Any, score: Score, device: Any) -> Figures:
+    """rank/spearman, of the rewards of all responses with the world's own, a mean over contexts; 0 where a reward is
+    the same everywhere and ranks nothing."""
+    rewards = score(everything(*world.rewards.shape).to(device))
+    theirs, gold = (rankdata(each.cpu(), axis=-1) for each in (rewards, world.rewards))
+    theirs, gold = (each - each.mean(-1, keepdims=True) for each in (theirs, gold))
+    scale = np.sqrt((theirs**2).sum(-1) * (gold**2).sum(-1))
+    return {"rank/spearman": float(((theirs * gold).sum(-1) / np.where(scale > 0, scale, 1)).mean())}
 
 
 @torch.no_grad()

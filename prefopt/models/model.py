@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prefopt.batch import Groups
 from prefopt.datasets.data import Data
@@ -25,6 +25,14 @@ class Policy(Protocol):
 
     def sample(self, prompts: Groups, n: int, generator: torch.Generator | None = None) -> Groups:
         """n responses to each prompt, drawn at temperature 1."""
+        ...
+
+    def finished(self, groups: Groups) -> Tensor:
+        """[B, n] whether a response that it sampled ended by itself."""
+        ...
+
+    def critic(self) -> nn.Module:
+        """A new module that gives [B, n, T] values of the states that tokens are drawn in; all 0 at first."""
         ...
 
     def export(self, folder: Path) -> None:
