@@ -52,7 +52,13 @@ class Method(L.LightningModule):
         self.automatic_optimization = False
         self.strict_loading = False
         self.seed = 0
+        self._given: Table | None = None
         self.meter = Meter()
+
+    @property
+    def rows(self) -> np.ndarray | None:
+        """Rows of what `collect` returned that this round goes through, in this order; None: all, shuffled."""
+        return None
 
     def collect(self, data: Table, round: int) -> Table | None:
         """What this round trains on: the data as they are (offline), own samples (online), None (no gradient)."""
