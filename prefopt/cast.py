@@ -48,7 +48,8 @@ def cast(
             "adapter": lambda: AdapterOff(parts["policy"]),
         }[needs["reference"]]()
     if "reward" in method.roles:
-        parts["reward"] = model.reward(data, tokenizer, start) if "reward" in method.trains else scorer("reward")
+        trained = "reward" in method.trains
+        parts["reward"] = model.reward(data, tokenizer, start, method.form) if trained else scorer("reward")
     if "judge" in method.roles:
         learned = "judge" in places  # from noisy labels, whose log-odds are its reward
         temperature = 1.0 if learned or data.world is None else data.world.temperature

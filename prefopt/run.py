@@ -439,6 +439,7 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
         implied=implied,
         policy=roles["policy"] if acts and type(method).act is Method.act else None,
         start=roles.get("start"),
+        average=getattr(method, "average", None),
         kl_bound=getattr(method, "kl_bound", None),
         beta=beta,
         theta=theta if offline and (beta or not acts) else None,

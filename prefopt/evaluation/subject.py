@@ -43,6 +43,7 @@ class Subject:
     score: its reward [B, n], None where it implies none.
     implied: the same reward from log-probs [B, n, T], reference log-probs and lengths [B, n] that are there already.
     policy: the law that `act` follows, None where it follows none that can be written down.
+    average: the mean of the policies of its rounds, where it has one.
     start: the frozen policy that it started from.
     kl_bound: nats that its answers are at most away from `start`, where theory says so.
     beta: reward a nat, where the method has one.
@@ -56,6 +57,7 @@ class Subject:
     policy: Any | None
     start: Any | None
     implied: Callable[[Tensor, Tensor | None, Tensor], Tensor] | None = None
+    average: Callable[[], Tensor] | None = None
     kl_bound: float | None = None
     beta: float | None = None
     lesson: Lesson | None = None

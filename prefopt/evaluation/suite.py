@@ -111,8 +111,12 @@ class Examination:
             if self.rate is not None and self.rate < 0.5:
                 figures["theta/expected"] = self.expected
         if subject.policy is not None and hasattr(subject.policy, "table"):
-            measured = played if hasattr(data.world, "preferences") else enumerated
-            figures |= measured(data.world, subject.policy.table(), beta=subject.beta)
+            table = subject.policy.table()
+            if hasattr(data.world, "preferences"):
+                average = None if subject.average is None else subject.average()
+                figures |= played(data.world, table, beta=subject.beta, average=average)
+            else:
+                figures |= enumerated(data.world, table, beta=subject.beta)
         elif subject.act is not None and subject.start is not None:
             self.answers = self._answered(subject.act)
             figures |= compared(subject, self.answers, self.start_answers)

@@ -15,6 +15,7 @@ from prefopt.batch import Groups
 from prefopt.errors import PrefoptError
 from prefopt.methods.memory import Memory
 from prefopt.methods.metrics import Metrics
+from prefopt.models.preference import Form
 from prefopt.table import Table
 
 
@@ -50,6 +51,11 @@ class Method(L.LightningModule):
         self.strict_loading = False
         self.seed = 0
         self.meter = Meter()
+
+    @property
+    def form(self) -> Form | None:
+        """Of the preference model that it trains; None where it trains a reward, or nothing of the kind."""
+        return None
 
     def collect(self, data: Table, round: int) -> Table | None:
         """What this round trains on: the data as they are (offline), own samples (online), None (no gradient)."""

@@ -22,11 +22,16 @@ def rated(method: Method, data: Table, round: int, n: int) -> Table:
     """n fresh responses to each of the round's prompts, with rewards and log-probs under the policy that drew them."""
     rows, parts = sampled(method, data, round, n)
     with torch.no_grad():
-        reward = torch.cat([method.reward.score(groups) for groups in parts])
-        behaviour = torch.cat([method.policy.logps(groups)[groups.mask] for groups in parts])
-    return table_of(
-        Rated, data.ids[rows], parts, columns={"reward": _numpy(reward)}, aligned={"behaviour": _numpy(behaviour)}
-    )
+        rewards = [method.reward.score(groups) for groups in parts]
+    return rated_as(method, data.ids[rows], parts, rewards)
+
+
+@torch.no_grad()
+def rated_as(method: Method, ids: np.ndarray, parts: list[Groups], rewards: list[Tensor]) -> Table:
+    """The policy's samples as a table, with these rewards and its own log-probs."""
+    behaviour = torch.cat([method.policy.logps(groups)[groups.mask] for groups in parts])
+    columns, aligned = {"reward": _numpy(torch.cat(rewards))}, {"behaviour": _numpy(behaviour)}
+    return table_of(Rated, ids, parts, columns=columns, aligned=aligned)
 
 
 def judged(method: Method, data: Table, round: int, judge: Judge) -> Table:
