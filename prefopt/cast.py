@@ -4,12 +4,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from prefopt.batch import Groups
 from prefopt.datasets.data import Data
+from prefopt.engine.loader import sequential
 from prefopt.methods.base import Method
 from prefopt.models.causal import AdapterOff, frozen_copy
+from prefopt.models.ensemble import Ensemble, opened
 from prefopt.models.judge import Judge
 from prefopt.models.model import Gold
 from prefopt.noise.base import Noise
+
+SCALE_PROMPTS, SCALE_RESPONSES = 256, 8
+"""Samples of the reference policy that an ensemble's members are put on one scale by."""
 
 
 def cast(
@@ -33,8 +42,15 @@ def cast(
 
     def scorer(role: str) -> Any:
         if role in places:
-            return frozen_copy(model.reward(data, tokenizer, places[role]).to(device))
+            reward = opened(places[role], lambda folder: model.reward(data, tokenizer, folder))
+            return frozen_copy(reward.to(device))
         return Gold(data)
+
+    def aggregated(reward: Any) -> Any:
+        if not isinstance(reward, Ensemble):
+            return reward
+        samples = drawn(parts["start"], data, seed=seed, device=device)
+        return reward.standardised(samples, method.aggregate)
 
     parts: dict[str, Any] = {}
     if "policy" in method.roles:
@@ -48,8 +64,11 @@ def cast(
             "adapter": lambda: AdapterOff(parts["policy"]),
         }[needs["reference"]]()
     if "reward" in method.roles:
-        trained = "reward" in method.trains
-        parts["reward"] = model.reward(data, tokenizer, start, method.form) if trained else scorer("reward")
+        parts["reward"] = (
+            model.reward(data, tokenizer, start, method.form)
+            if "reward" in method.trains
+            else aggregated(scorer("reward"))
+        )
     if "judge" in method.roles:
         learned = "judge" in places  # from noisy labels, whose log-odds are its reward
         temperature = 1.0 if learned or data.world is None else data.world.temperature
@@ -57,3 +76,12 @@ def cast(
             scorer("judge"), temperature=temperature, noise=None if learned else noise, seed=seed, device=device
         )
     return parts
+
+
+@torch.no_grad()
+def drawn(policy: Any, data: Data, *, seed: int, device: Any) -> list[Groups]:
+    """What a policy answers to training prompts: the same draws for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = np.arange(min(len(data.train.pairs), SCALE_PROMPTS))
+    prompts = sequential(data.train.pairs, 64, rows)
+    return [policy.sample(batch.to(device), SCALE_RESPONSES, generator) for batch in prompts]

@@ -426,7 +426,7 @@ def agree(method: Method, table: Table, precision: str) -> None:
 def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> Subject:
     """What evaluation may see of a method."""
     acts = "policy" in method.roles
-    main = roles[method.trains[0]] if method.trains else roles.get("policy")
+    main = getattr(method, method.trains[0]) if method.trains else roles.get("policy")
     objective = getattr(method, "objective", None)
     beta = getattr(method, "beta", None) or getattr(objective, "price", None)
     offline = issubclass(method.eats, Pairs) and method.per_round is None

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from prefopt.batch import Contexts, Groups, Pairs, Prompts
@@ -102,7 +103,7 @@ class Bandit:
         first = draws.integers(responses, size=size)
         second = (first + draws.integers(1, responses, size=size)) % responses
         gap = (world.rewards[context, first] - world.rewards[context, second]).numpy() / self.temperature
-        first_wins = draws.random(size) < 1 / (1 + np.exp(-gap))
+        first_wins = draws.random(size) < expit(gap)
         chosen, rejected = np.where(first_wins, first, second), np.where(first_wins, second, first)
         known = {"annotator": draws.integers(self.annotators, size=size), "group": context % 2, "margin": np.abs(gap)}
         return labelled(world, f"bandit-{self.seed}-{name}", context, chosen, rejected, known)

@@ -21,8 +21,7 @@ def enumerated(world: Any, policy: Tensor, *, beta: float | None) -> Figures:
     p, r, ref = policy.exp(), world.rewards, world.reference
     reward = (p * r).sum(-1).mean()
     kl = (p * (policy - ref)).sum(-1).mean()
-    above = (r[:, :, None] > r[:, None, :]).double() + 0.5 * (r[:, :, None] == r[:, None, :])
-    win = torch.einsum("cy,cz,cyz->c", p, ref.exp(), above).mean()
+    win = (p * beaten(r, ref.exp())).sum(-1).mean()
     start = (ref.exp() * r).sum(-1).mean()
     figures = {"gold/reward": reward, "gold/reward_start": start, "gold/kl": kl, "gold/win_rate": win}
     if hasattr(world, "covered"):
@@ -31,6 +30,14 @@ def enumerated(world: Any, policy: Tensor, *, beta: float | None) -> Figures:
         best = beta * (ref + r / (world.temperature * beta)).logsumexp(-1).mean()
         figures["regret"] = best - (reward / world.temperature - beta * kl)
     return {name: float(value) for name, value in figures.items()}
+
+
+def beaten(rewards: Tensor, law: Tensor) -> Tensor:
+    """[C, R] how much of the law [C, R] each response is worth more than, and half of what is worth as much."""
+    ranked, order = rewards.sort(-1)
+    mass = torch.nn.functional.pad(law.gather(-1, order).cumsum(-1), (1, 0))
+    ends = [torch.searchsorted(ranked, rewards, side=side) for side in ("left", "right")]
+    return (mass.gather(-1, ends[0]) + mass.gather(-1, ends[1])) / 2
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from prefopt.errors import PrefoptError
 from prefopt.methods.memory import Memory
 from prefopt.methods.metrics import Metrics
 from prefopt.models.preference import Form
+from prefopt.models.scorer import mean
 from prefopt.table import Table
 
 
@@ -31,6 +32,7 @@ class Method(L.LightningModule):
     coupled: whether the loss of an example depends on others of its batch: then neither processes nor micro-batches may
         share one.
     whole_laws: whether it needs whole next-token laws of the reference, which no cache holds.
+    aggregate: how the rewards [k, ...] of the members of its reward model, where that has several, are made one.
     """
 
     eats: ClassVar[type[Groups]]
@@ -41,6 +43,7 @@ class Method(L.LightningModule):
     worlds: ClassVar[frozenset[str]] = frozenset({"text", "exact"})
     coupled: bool = False
     whole_laws: ClassVar[bool] = False
+    aggregate: Callable[[Tensor], Tensor] = staticmethod(mean)
     policy: Any
     reference: Any
     reward: Any
@@ -124,7 +127,7 @@ class Method(L.LightningModule):
             if role not in self.trains and isinstance(cast[role], torch.nn.Module):
                 cast[role].requires_grad_(False)
         self._optimizer, self._schedule = optimizer, schedule
-        self._micro_batch_size, self._clip, self.seed = micro_batch_size, clip, seed
+        self._micro_batch_size, self._clip, self.seed, self._given = micro_batch_size, clip, seed, data
         self._extend()
         self._memories = [part for part in self.modules() if isinstance(part, Memory)]
         if data is not None:
@@ -155,8 +158,7 @@ class Method(L.LightningModule):
                 total = total + share.detach()
                 if part.weight:
                     self.meter.add({"loss": losses.detach(), **metrics}, len(part))
-            norm: Any = torch.nn.utils.clip_grad_norm_(self.parameters(), self._clip or float("inf"))
-            norm = norm.full_tensor() if self._sharded else norm
+            norm = self._clipped(self._clip or float("inf"))
             self.meter.add({"grad_norm": norm}, 1)
             total = ranks.mean(total)
             seen.append(torch.stack([total.double(), norm.double()]))
@@ -168,6 +170,11 @@ class Method(L.LightningModule):
         self.meter.step(seen[0])
         scheduler: Any = self.lr_schedulers()
         scheduler.step()
+
+    def _clipped(self, most: float) -> Tensor:
+        """Scale the gradient down to a norm of at most `most`; the norm that it had."""
+        norm: Any = torch.nn.utils.clip_grad_norm_(self.parameters(), most)
+        return norm.full_tensor() if self._sharded else norm
 
     def _gradients_stay_here(self) -> AbstractContextManager[Any]:
         """While entered, processes add up their gradients each for itself."""

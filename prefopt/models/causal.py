@@ -116,6 +116,14 @@ class RewardModel(nn.Module, Scorer):
         last, asked = last_states(self.model, groups)
         return inner.score(last).float().view(*groups.length.shape, -1), asked
 
+    @torch.no_grad()
+    def redraw(self, generator: torch.Generator) -> None:
+        """Draw its head anew, as wide as a reward model's is usual to be: N(0, 1 / (d + 1))."""
+        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        heads = [part for part in inner.score.modules() if isinstance(part, nn.Linear)]
+        for head in heads:
+            head.weight.normal_(std=(head.in_features + 1) ** -0.5, generator=generator)
+
     def export(self, folder: Path) -> None:
         """Write a folder that `AutoModelForSequenceClassification.from_pretrained` opens."""
         exported(self.model, self.tokenizer, folder)

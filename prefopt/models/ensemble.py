@@ -9,39 +9,50 @@ import torch
 from torch import Tensor, nn
 
 from prefopt.batch import Groups
-from prefopt.models.scorer import Scorer, Standardised
+from prefopt.models.scorer import Scorer, Standardised, mean, moments
 
 FILE = "ensemble.json"
 Aggregate = Callable[[Tensor], Tensor]
 
 
 class Ensemble(nn.Module, Scorer):
-    """members: on a common scale. aggregate: [k, ...] rewards to [...]; whoever uses them chooses it."""
+    """members: reward models. aggregate: [k, ...] rewards to [...]."""
 
-    def __init__(self, members: Sequence[Standardised], aggregate: Aggregate) -> None:
+    members: Any
+
+    def __init__(self, members: Sequence[Any], aggregate: Aggregate = mean) -> None:
         super().__init__()
         self.members, self.aggregate = nn.ModuleList(members), aggregate
 
+    def each(self, groups: Groups) -> Tensor:
+        """[k, B, n] what every member says."""
+        return torch.stack([member.score(groups) for member in self.members])
+
     def score(self, groups: Groups) -> Tensor:
-        members: Any = self.members
-        return self.aggregate(torch.stack([member.score(groups) for member in members]))
+        return self.aggregate(self.each(groups))
 
     def rewards(self) -> Tensor:
         """[contexts, responses] rewards, on an exact world."""
-        members: Any = self.members
-        return self.aggregate(torch.stack([member.rewards() for member in members]))
+        return self.aggregate(torch.stack([member.rewards() for member in self.members]))
+
+    def standardised(self, samples: Sequence[Groups], aggregate: Aggregate) -> "Ensemble":
+        """The same members, each with mean 0 and sd 1 over samples of the reference policy, made one by `aggregate`.
+
+        Raises PrefoptError where a member's rewards there are not finite, or all the same.
+        """
+        return Ensemble([Standardised(member, *moments(member, samples)) for member in self.members], aggregate)
 
     def export(self, folder: Path) -> None:
-        """Write each member to a folder of its own, and their scales beside them: `opened` makes it of these."""
+        """Write each member to a folder of its own: `opened` makes it of these."""
         folder.mkdir(parents=True, exist_ok=True)
-        members: Any = self.members
-        for k, member in enumerate(members):
-            member.scorer.export(folder / str(k))
-        scales = [{"mean": float(member.mean), "sd": float(member.sd)} for member in members]
-        (folder / FILE).write_text(json.dumps(scales))
+        for k, member in enumerate(self.members):
+            member.export(folder / str(k))
+        (folder / FILE).write_text(json.dumps({"members": len(self.members)}))
 
 
-def opened(folder: Path, member: Callable[[Path], Any], aggregate: Aggregate) -> Ensemble:
-    """The ensemble in `folder`; `member` opens one reward model's folder."""
-    scales = json.loads((folder / FILE).read_text())
-    return Ensemble([Standardised(member(folder / str(k)), **scale) for k, scale in enumerate(scales)], aggregate)
+def opened(folder: Path, member: Callable[[Path], Any]) -> Any:
+    """The reward model in `folder`: what `member` opens it as, or an ensemble of such."""
+    if not (folder / FILE).exists():
+        return member(folder)
+    members = json.loads((folder / FILE).read_text())["members"]
+    return Ensemble([member(folder / str(k)) for k in range(members)])

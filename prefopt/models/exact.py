@@ -1,7 +1,9 @@
 """Policies and rewards on an exact world: contexts x responses, everything by enumeration, in float64."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,67 +18,109 @@ from prefopt.errors import PrefoptError
 from prefopt.models.preference import Form, Preference, form_of
 from prefopt.models.scorer import Scorer
 
-Parameters = Callable[..., nn.Module]
-"""Of a world, and of `width`, the numbers a response; None: one, without an axis of its own."""
-
-
+Parameters = Callable[..., "Function"]
+"""Of a world, and of `outputs`: the numbers at a response, None for one."""
 EMBEDDED = 0.1
-"""Standard deviation of embeddings at the start: at 0 a skew-symmetric form of them has no gradient."""
+"""Standard deviation of several numbers at the start: at 0 a skew-symmetric form of them has no gradient."""
 
 
-def beginning(shape: Sequence[int], width: int | None) -> nn.Parameter:
-    """Zeros [*shape] for one number a response, small random numbers [*shape, width] for `width` of them."""
-    if width is None:
+class Function(nn.Module):
+    """f(x, y) of every context and response: a number, or where it has `outputs` that many, along a last axis."""
+
+    def at(self, groups: Groups) -> Tensor:
+        """[B, n] f at the groups' contexts and responses."""
+        return taken(self(), groups)
+
+    def redraw(self, generator: torch.Generator) -> None:
+        """Draw what it begins as: members of an ensemble differ in it."""
+        raise NotImplementedError
+
+
+def beginning(shape: Sequence[int], outputs: int | None) -> nn.Parameter:
+    """Zeros [*shape], or small random numbers [*shape, outputs]."""
+    if outputs is None:
         return nn.Parameter(torch.zeros(*shape, dtype=torch.float64))
-    return nn.Parameter(EMBEDDED * torch.randn(*shape, width, dtype=torch.float64))
+    return nn.Parameter(EMBEDDED * torch.randn(*shape, outputs, dtype=torch.float64))
 
 
-class Linear(nn.Module):
-    """<theta, phi(x, y)> with theta [d], zero at the start; or `width` such numbers, theta [d, width]."""
+class Linear(Function):
+    """<theta, phi(x, y)> with theta [d], zero at the start."""
 
     features: Tensor
 
-    def __init__(self, world: Any, width: int | None = None) -> None:
+    def __init__(self, world: Any, *, outputs: int | None = None) -> None:
         super().__init__()
-        self.theta = beginning(world.features.shape[-1:], width)
+        self.theta = beginning(world.features.shape[-1:], outputs)
         self.register_buffer("features", world.features, persistent=False)
 
     def forward(self) -> Tensor:
         found = self.theta.movedim(0, -1) @ self.features.flatten(0, 1).T  # stacked, five times as fast
         return found.movedim(-1, 0).reshape(*self.features.shape[:2], *self.theta.shape[1:])
 
+    @torch.no_grad()
+    def redraw(self, generator: torch.Generator) -> None:
+        self.theta.normal_(std=1 / math.sqrt(len(self.theta) + 1), generator=generator)
 
-class Table(nn.Module):
-    """One free number a context and response, zero at the start; or `width` such numbers."""
 
-    def __init__(self, world: Any, width: int | None = None) -> None:
+class Table(Function):
+    """One free number a context and response, zero at the start."""
+
+    def __init__(self, world: Any, *, outputs: int | None = None) -> None:
         super().__init__()
-        self.values = beginning(world.features.shape[:2], width)
+        self.values = beginning(world.features.shape[:2], outputs)
 
     def forward(self) -> Tensor:
         return self.values
 
+    @torch.no_grad()
+    def redraw(self, generator: torch.Generator) -> None:
+        self.values.normal_(generator=generator)
 
-class Network(nn.Module):
-    """A layer of `hidden` units on the features, and a number or `width` of them on top."""
+
+class Network(Function):
+    """A perceptron on phi(x, y): `widths` hidden units a layer, ReLU, `outputs` numbers, or one."""
 
     features: Tensor
 
-    def __init__(self, world: Any, width: int | None = None, *, hidden: int = 32) -> None:
+    def __init__(self, world: Any, *, widths: Sequence[int] = (32, 32), outputs: int | None = None) -> None:
         super().__init__()
-        self.width, inputs = width, world.features.shape[-1]
-        self.layers = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, width or 1)).double()
+        sizes = [world.features.shape[-1], *widths]
+        layers = [nn.Linear(*size, dtype=torch.float64) for size in pairwise(sizes)]
+        self.trunk = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))
+        self.head = nn.Linear(sizes[-1], outputs or 1, dtype=torch.float64)
+        self.outputs = outputs
         self.register_buffer("features", world.features, persistent=False)
 
     def forward(self) -> Tensor:
-        found: Tensor = self.layers(self.features)
-        return found[..., 0] if self.width is None else found
+        """[contexts, responses], or with `outputs` that many at each."""
+        return self.read(self.trunk(self.features))
+
+    def at(self, groups: Groups) -> Tensor:
+        return self.read(self.states(groups))
+
+    def states(self, groups: Groups) -> Tensor:
+        """[B, n, width] what the head reads."""
+        states: Tensor = self.trunk(self.features[groups.prompt[:, :1], groups.response[..., 0]])
+        return states
+
+    def read(self, states: Tensor) -> Tensor:
+        """[..., width] -> [...], or [..., outputs]."""
+        values: Tensor = self.head(states)
+        return values if self.outputs else values[..., 0]
+
+    @torch.no_grad()
+    def redraw(self, generator: torch.Generator) -> None:
+        """As torch begins a linear layer: uniform within 1 / sqrt(inputs)."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                bound = 1 / math.sqrt(layer.in_features)
+                layer.weight.uniform_(-bound, bound, generator=generator)
+                layer.bias.uniform_(-bound, bound, generator=generator)
 
 
 def taken(values: Tensor, groups: Groups) -> Tensor:
     """[contexts, responses, ...] values at the groups' contexts and responses: [B, n, ...]."""
-    place = groups.prompt[:, :1] * values.shape[1] + groups.response[..., 0]
-    flat = values.flatten(0, 1)
+    place, flat = groups.prompt[:, :1] * values.shape[1] + groups.response[..., 0], values.flatten(0, 1)
     rows = place.view(-1, *[1] * (flat.ndim - 1)).expand(-1, *flat.shape[1:])
     return flat.gather(0, rows).view(*place.shape, *flat.shape[1:])
 
@@ -98,7 +142,7 @@ def enumerated(contexts: Tensor, responses: int) -> Groups:
 class ExactPolicy(nn.Module):
     """pi(y | x) proportional to ref(y | x) exp(f(x, y)); it starts as the world's reference policy."""
 
-    def __init__(self, world: Any, f: nn.Module) -> None:
+    def __init__(self, world: Any, f: Function) -> None:
         super().__init__()
         self.f = f
         self.register_buffer("reference", world.reference, persistent=False)
@@ -132,9 +176,9 @@ class ExactPolicy(nn.Module):
 
 
 class ExactReward(nn.Module, Scorer):
-    """r(x, y) = f(x, y); where f has several numbers a response, they are its embedding."""
+    """r(x, y) = f(x, y); where f is several numbers, they embed the response."""
 
-    def __init__(self, f: nn.Module) -> None:
+    def __init__(self, f: Function) -> None:
         super().__init__()
         self.f = f
 
@@ -143,11 +187,15 @@ class ExactReward(nn.Module, Scorer):
         return self.f()
 
     def score(self, groups: Groups) -> Tensor:
-        return taken(self.f(), groups)
+        return self.f.at(groups)
 
     def embedded(self, groups: Groups) -> tuple[Tensor, None]:
-        """[B, n, width] embeddings; a context has no state."""
-        return taken(self.f(), groups), None
+        """[B, n, outputs] embeddings; a context has no state."""
+        return self.f.at(groups), None
+
+    def redraw(self, generator: torch.Generator) -> None:
+        """Draw what it begins as."""
+        self.f.redraw(generator)
 
     def export(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -155,12 +203,13 @@ class ExactReward(nn.Module, Scorer):
 
 
 class ExactModel:
-    """conf/model/log_linear.yaml, tabular.yaml: `parameters` is `Linear` or `Table`."""
+    """conf/model/log_linear.yaml, tabular.yaml, mlp.yaml: `parameters`, `Linear` or `Table`, are a policy's; a reward
+    has the same, or those of `rewards`: `Network` too."""
 
     world: ClassVar[str] = "exact"
 
-    def __init__(self, *, parameters: Parameters) -> None:
-        self.parameters = parameters
+    def __init__(self, *, parameters: Parameters, rewards: Parameters | None = None) -> None:
+        self.parameters, self.rewards = parameters, rewards or parameters
 
     def tokenizer(self, dataset: Any, start: Path | None) -> None:
         return None
@@ -173,13 +222,13 @@ class ExactModel:
     ) -> ExactReward | Preference:
         form = form or form_of(start)
         if form is None:
-            return _started(ExactReward(self.parameters(data.world)), start)
+            return _started(ExactReward(self.rewards(data.world)), start)
         if form.gate:
             raise PrefoptError(
                 "method.gate=true, but a context of an exact world has no state for a gate to read",
                 "set method.gate=false, or choose text",
             )
-        return Preference(_started(ExactReward(self.parameters(data.world, form.dimension)), start), form)
+        return Preference(_started(ExactReward(self.rewards(data.world, outputs=form.dimension)), start), form)
 
     def checksum(self) -> str:
         return ""

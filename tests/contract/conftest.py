@@ -110,8 +110,8 @@ class Lab:
         return Outcome(
             stored,
             {
-                name: tensor
-                for path in sorted(stored.policy.glob("*.safetensors"))
+                f"{path.parent.relative_to(stored.policy) / name}": tensor
+                for path in sorted(stored.policy.rglob("*.safetensors"))
                 for name, tensor in load_file(path).items()
             },
             json.loads(stored.results.read_text())["figures"],

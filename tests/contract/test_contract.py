@@ -38,13 +38,20 @@ B, T = 16, 5
 
 
 def choices() -> list[str]:
-    """Every choice that conf offers: `group=name`, with what makes it composable."""
+    """Every choice that conf offers: `group=name`, after the method that has such a part."""
     options = []
     for path in sorted(CONF.rglob("*.yaml")):
         group = path.parent.relative_to(CONF).as_posix()
         if group != "." and not group.startswith("hydra"):
-            options.append(f"+{group}={path.stem}" if group == "sweep" else f"{group}={path.stem}")
+            has = f"method={whose(path.parent.name)} " if group.startswith("method/") else ""
+            options.append(f"+{group}={path.stem}" if group == "sweep" else f"{has}{group}={path.stem}")
     return options
+
+
+def whose(part: str) -> str:
+    """The first method that is made with such a part."""
+    texts = {path.stem: path.read_text() for path in sorted((CONF / "method").glob("*.yaml"))}
+    return next(name for name, text in texts.items() if f"  - {part}:" in text)
 
 
 def nodes(config: Any, where: str = "") -> Iterator[tuple[str, DictConfig]]:
@@ -61,7 +68,7 @@ def nodes(config: Any, where: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 @pytest.mark.parametrize("choice", choices())
 def test_every_node_binds_to_its_signature(choice: str) -> None:
-    config = composed([choice])
+    config = composed(choice.split())
     resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(resolved, dict)
     found = dict(nodes(config))
@@ -163,6 +170,14 @@ class Player(nn.Module):
     def score(self, groups: Groups) -> Tensor:
         return self.logps(groups).sum(-1)
 
+    def redraw(self, generator: torch.Generator) -> None:
+        """The numbers are those of the test."""
+
+
+def played(role: nn.Module) -> list[nn.Parameter]:
+    """The free numbers in a role that a method may have made several of."""
+    return [player.values for player in role.modules() if isinstance(player, Player)]
+
 
 def batch_of(kind: type[Groups], dtype: torch.dtype, *, extreme: bool = False) -> Groups:
     """B examples of ragged responses; `extreme` ones have rewards in the ten thousands."""
@@ -250,10 +265,10 @@ def test_every_example_moves_its_own_loss_and_those_of_others_only_where_that_is
     others = False
     for role in method.trains:
         losses, _ = method.loss(batch)
-        values = getattr(method, role).values
+        values = played(getattr(method, role))
         for example in range(B):
-            (gradient,) = torch.autograd.grad(losses[example], values, retain_graph=True)
-            moved = gradient.abs().sum((1, 2)) > 0
+            gradients = torch.autograd.grad(losses[example], values, retain_graph=True)
+            moved = torch.stack(gradients).abs().sum((0, 2, 3)) > 0
             others |= bool(moved[torch.arange(B) != example].any())
     assert others <= method.coupled
 
@@ -265,7 +280,8 @@ def test_losses_and_gradients_are_finite_at_extremes(row: Any, dtype: torch.dtyp
         losses, metrics = method.loss(batch)
         losses.sum().backward()
         assert losses.isfinite().all(), losses
-        assert getattr(method, role).values.grad.isfinite().all()
+        gradients = [values.grad for values in played(getattr(method, role))]
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
         assert [name for name, value in metrics.items() if not value.isfinite().all()] == []
 
 

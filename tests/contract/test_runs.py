@@ -2,6 +2,7 @@
 
 import signal
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import prefopt.run
 from prefopt.datasets.data import Data, Split, Truth
 from prefopt.errors import Interrupted
 from prefopt.methods.base import Method
+from prefopt.models.ensemble import opened
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -136,9 +138,12 @@ def test_what_was_exported_opens_again_as_it_was(row: Any, lab: Any) -> None:
     outcome = lab.usual(row)
     parts, data, stored = outcome.parts, outcome.data, outcome.stored
     role = parts.method.trains[0] if parts.method.trains else "policy"
-    opens, judges = (parts.model.reward, "score") if role == "reward" else (parts.model.policy, "logps")
-    opened = opens(data, parts.model.tokenizer(parts.dataset, stored.policy), stored.policy)
+    tokenizer = parts.model.tokenizer(parts.dataset, next(stored.policy.rglob("*.safetensors")).parent)
+    if role == "reward":
+        judges, again = "score", opened(stored.policy, partial(parts.model.reward, data, tokenizer))
+    else:
+        judges, again = "logps", parts.model.policy(data, tokenizer, stored.policy)
     batch = data.test.pairs.batch(np.arange(8))
-    values = getattr(opened, judges)(batch)
+    values = getattr(again, judges)(batch)
     assert torch.equal(values, getattr(getattr(parts.method, role), judges)(batch))
     assert values.abs().sum() > 0

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from prefopt.batch import Groups
 from prefopt.datasets.bandit import Bandit
 from prefopt.datasets.data import Data
+from prefopt.errors import PrefoptError
 from prefopt.models.ensemble import Ensemble, opened
 from prefopt.models.exact import ExactModel, Table
-from prefopt.models.scorer import Standardised, mean, moments, uncertainty_weighted, worst_case
+from prefopt.models.scorer import mean, uncertainty_weighted, worst_case
+
+model = ExactModel(parameters=Table)
 
 
 @pytest.fixture(scope="module")
@@ -21,28 +25,47 @@ def bandit() -> Data:
 
 
 @pytest.fixture(scope="module")
+def samples(bandit: Data) -> list[Groups]:
+    return [bandit.test.pairs.batch(np.arange(64))]
+
+
+@pytest.fixture(scope="module")
 def ensemble(bandit: Data) -> Ensemble:
     """Three members of different offset and scale."""
-    members, model = [], ExactModel(parameters=Table)
-    batch = bandit.test.pairs.batch(np.arange(64))
+    members = []
     for k in range(3):
         reward: Any = model.reward(bandit, None, None)
         reward.f.values.data.normal_(5.0 * k, k + 1.0, generator=torch.Generator().manual_seed(k))
-        members.append(Standardised(reward, *moments(reward, [batch])))
-    return Ensemble(members, worst_case)
+        members.append(reward)
+    return Ensemble(members)
 
 
-def test_the_worst_case_is_of_members_on_one_scale(bandit: Data, ensemble: Ensemble) -> None:
-    batch = bandit.test.pairs.batch(np.arange(64))
-    members: Any = ensemble.members
-    each = torch.stack([member.score(batch) for member in members])
-    assert torch.equal(ensemble.score(batch), each.min(0).values)
+def test_the_worst_case_is_of_members_on_one_scale(samples: list[Groups], ensemble: Ensemble) -> None:
+    judge = ensemble.standardised(samples, worst_case)
+    each = judge.each(samples[0])
+    assert torch.equal(judge.score(samples[0]), each.min(0).values)
     assert len(each.argmin(0).unique()) == 3, "each member is the least convinced of some response"
+    raw = ensemble.each(samples[0])
+    assert (raw.argmin(0) == 0).float().mean() > 0.9, "before, the one with the lowest offset always was"
+
+
+def test_a_member_that_learned_nothing_cannot_be_put_on_the_scale(bandit: Data, samples: list[Groups]) -> None:
+    blank = Ensemble([model.reward(bandit, None, None)])
+    with pytest.raises(PrefoptError, match="the same reward"):
+        blank.standardised(samples, mean)
 
 
 @pytest.mark.parametrize("aggregate", [mean, worst_case, partial(uncertainty_weighted, lam=0.5)])
-def test_it_opens_again_under_any_aggregate(bandit: Data, ensemble: Ensemble, tmp_path: Path, aggregate: Any) -> None:
+def test_it_opens_again_under_any_aggregate(
+    bandit: Data, samples: list[Groups], ensemble: Ensemble, tmp_path: Path, aggregate: Any
+) -> None:
     ensemble.export(tmp_path)
-    again = opened(tmp_path, lambda folder: ExactModel(parameters=Table).reward(bandit, None, folder), aggregate)
-    expected = Ensemble(list(ensemble.members), aggregate)  # type: ignore[arg-type]
-    assert torch.equal(again.rewards(), expected.rewards())
+    again = opened(tmp_path, partial(model.reward, bandit, None))
+    expected = ensemble.standardised(samples, aggregate).rewards()
+    assert torch.equal(again.standardised(samples, aggregate).rewards(), expected)
+
+
+def test_a_single_reward_model_opens_as_itself(bandit: Data, ensemble: Ensemble, tmp_path: Path) -> None:
+    alone: Any = ensemble.members[1]
+    alone.export(tmp_path)
+    assert torch.equal(opened(tmp_path, partial(model.reward, bandit, None)).rewards(), alone.rewards())

@@ -17,12 +17,14 @@ from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
 from prefopt.methods.iterative.average import Average
 from prefopt.methods.iterative.payoff import positive, sound
+from prefopt.models.ensemble import Aggregate
 from prefopt.models.exact import enumerated
+from prefopt.models.scorer import mean
 from prefopt.table import Table
 
 
 class MultiplicativeWeights(Method):
-    """Args: payoff, beta: as in self-play. A round is an update, in every context of the data.
+    """Args: payoff, beta, aggregate: as in self-play. A round is an update, in every context of the data.
 
     Raises PrefoptError for a policy that is not one number a response, and where payoffs are not sound.
     """
@@ -31,9 +33,9 @@ class MultiplicativeWeights(Method):
     roles = ("policy", "reward")
     trains = ()
 
-    def __init__(self, *, payoff: Callable[[Tensor], Tensor], beta: float = 1.0) -> None:
+    def __init__(self, *, payoff: Callable[[Tensor], Tensor], beta: float = 1.0, aggregate: Aggregate = mean) -> None:
         super().__init__()
-        self.payoff, self.step = payoff, 1 / positive(beta)
+        self.payoff, self.step, self.aggregate = payoff, 1 / positive(beta), aggregate
 
     def _extend(self) -> None:
         if hasattr(self.policy, "table"):

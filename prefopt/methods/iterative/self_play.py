@@ -22,13 +22,15 @@ from prefopt.methods.iterative.average import Average
 from prefopt.methods.iterative.payoff import positive, sound
 from prefopt.methods.metrics import Metrics
 from prefopt.methods.rollout import rated_as, sampled
+from prefopt.models.ensemble import Aggregate
+from prefopt.models.scorer import mean
 from prefopt.table import Table
 
 
 class SelfPlay(Method):
     """Args: payoff: of an answer against another, from the log-odds of any scorer. beta: payoff a nat. samples: K.
     extremes: learn from the best and the worst of the K alone. gamma: 1 for length-normalised GPO. prompts: of a round.
-    passes: over a round's samples.
+    passes: over a round's samples. aggregate: of a reward model's members, [k, ...] -> [...].
 
     Raises PrefoptError where payoffs are not sound.
     """
@@ -46,12 +48,13 @@ class SelfPlay(Method):
         gamma: float = 0.0,
         prompts: int = 128,
         passes: int = 1,
+        aggregate: Aggregate = mean,
     ) -> None:
         super().__init__()
         if samples < 2:
             raise PrefoptError(f"method.samples={samples} leaves nothing to compare", "give at least 2")
         self.payoff, self.step, self.samples, self.extremes = payoff, 1 / positive(beta), samples, extremes
-        self.gamma, self.per_round, self.passes = gamma, prompts, passes
+        self.gamma, self.per_round, self.passes, self.aggregate = gamma, prompts, passes, aggregate
         self.average: Average | None = None
 
     def _extend(self) -> None:

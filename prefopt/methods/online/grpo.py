@@ -16,12 +16,14 @@ from prefopt.methods.base import Method
 from prefopt.methods.metrics import Metrics
 from prefopt.methods.online.advantages import standardised
 from prefopt.methods.rollout import rated
+from prefopt.models.ensemble import Aggregate
+from prefopt.models.scorer import mean
 from prefopt.table import Table
 
 
 class GRPO(Method):
     """Args: group_size: G. prompts: B of a round. passes: inner passes. low, high: clip range. beta: weight of the KL.
-    eps: added to the standard deviation."""
+    eps: added to the standard deviation. aggregate: of a reward model's members, [k, ...] -> [...]."""
 
     eats = Rated
 
@@ -35,10 +37,11 @@ class GRPO(Method):
         high: float = 0.2,
         beta: float = 0.04,
         eps: float = 1e-6,
+        aggregate: Aggregate = mean,
     ) -> None:
         super().__init__()
         self.group_size, self.per_round, self.passes = group_size, prompts, passes
-        self.low, self.high, self.beta, self.eps = low, high, beta, eps
+        self.low, self.high, self.beta, self.eps, self.aggregate = low, high, beta, eps, aggregate
         self.roles = ("policy", "reward", "reference") if beta > 0 else ("policy", "reward")
 
     def collect(self, data: Table, round: int) -> Table:

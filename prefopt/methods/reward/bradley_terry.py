@@ -41,22 +41,23 @@ class BradleyTerry(Method):
         self.robust, self.margin, self.centring, self.coupled = robust, margin, centring, robust.coupled
 
     def loss(self, batch: Pairs) -> tuple[Tensor, Metrics]:
-        r_w, r_l = self._rewards(batch)
+        return self._losses(self.reward.score(batch), batch, self.robust)
+
+    @torch.no_grad()
+    def weigh(self, batch: Pairs) -> Tensor | None:
+        r_w, r_l = chosen_rejected(self.reward.score(batch), batch.label)
+        return self.robust.trust(*self._sides(r_w - r_l, batch), batch)
+
+    def _losses(self, rewards: Tensor, batch: Pairs, robust: Robustifier) -> tuple[Tensor, Metrics]:
+        """[B] losses, and metrics, of rewards [B, 2]."""
+        r_w, r_l = chosen_rejected(rewards, batch.label)
         z = r_w - r_l
-        losses: Tensor = self.robust(*self._sides(z, batch), batch)
+        losses: Tensor = robust(*self._sides(z, batch), batch)
         if self.centring:
             losses = losses + self.centring * (r_w + r_l) ** 2
         metrics = {"rewards/chosen": r_w, "rewards/rejected": r_l, "rewards/margins": z}
         metrics["rewards/accuracies"] = (z > 0).float()
-        return losses, {name: value.detach() for name, value in metrics.items()} | self.robust.facts()
-
-    @torch.no_grad()
-    def weigh(self, batch: Pairs) -> Tensor | None:
-        r_w, r_l = self._rewards(batch)
-        return self.robust.trust(*self._sides(r_w - r_l, batch), batch)
-
-    def _rewards(self, batch: Pairs) -> tuple[Tensor, Tensor]:
-        return chosen_rejected(self.reward.score(batch), batch.label)
+        return losses, {name: value.detach() for name, value in metrics.items()} | robust.facts()
 
     def _sides(self, z: Tensor, batch: Pairs) -> tuple[Tensor, Tensor]:
         """L(+) and L(-) [B] of reward differences [B]."""

@@ -11,19 +11,21 @@ from torch import Tensor
 from prefopt.batch import Groups, Prompts
 from prefopt.engine.best import kl_of_best
 from prefopt.methods.base import Method
+from prefopt.models.ensemble import Aggregate
+from prefopt.models.scorer import mean
 from prefopt.table import Table
 
 
 class BestOfN(Method):
-    """Args: samples: N."""
+    """Args: samples: N. aggregate: of a reward model's members, [k, ...] -> [...]."""
 
     eats = Prompts
     roles = ("policy", "reward")
     trains = ()
 
-    def __init__(self, *, samples: int = 16) -> None:
+    def __init__(self, *, samples: int = 16, aggregate: Aggregate = mean) -> None:
         super().__init__()
-        self.samples = samples
+        self.samples, self.aggregate = samples, aggregate
 
     @property
     def kl_bound(self) -> float:

@@ -9,19 +9,23 @@ from torch import Tensor
 from prefopt.batch import Contexts, Groups
 from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
+from prefopt.models.ensemble import Aggregate
+from prefopt.models.scorer import mean
 from prefopt.table import Table
 
 
 class Gibbs(Method):
-    """Args: beta: price of a nat of KL, in units of the reward."""
+    """Args:
+    beta: price of a nat of KL, in units of the reward. aggregate: of a reward model's members, [k, ...] -> [...].
+    """
 
     eats = Contexts
     roles = ("policy", "reward")
     trains = ()
 
-    def __init__(self, *, beta: float = 0.1) -> None:
+    def __init__(self, *, beta: float = 0.1, aggregate: Aggregate = mean) -> None:
         super().__init__()
-        self.beta = beta
+        self.beta, self.aggregate = beta, aggregate
 
     def collect(self, data: Table, round: int) -> None:
         return None
