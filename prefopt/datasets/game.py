@@ -27,10 +27,10 @@ class GameWorld:
 
     temperature = 1.0
 
-    def __init__(self, preferences: np.ndarray, start: np.ndarray | None = None) -> None:
+    def __init__(self, preferences: np.ndarray, reference: np.ndarray | None = None) -> None:
         self.preferences = torch.from_numpy(preferences)
         contexts, responses, _ = preferences.shape
-        law = torch.from_numpy(np.full(responses, 1 / responses) if start is None else start)
+        law = torch.from_numpy(np.full(responses, 1 / responses) if reference is None else reference)
         self.odds = self.preferences.logit(CERTAIN)
         self.rewards = self.preferences @ law
         self.reference = law.log().repeat(contexts * (1 + responses), 1)
@@ -54,11 +54,11 @@ class Game:
     Args:
         preferences: p(y > y') as rows, of one context; None: drawn from `seed`, in steps of 1/20.
         mu: how often each answer comes up in a pair; None: all alike.
-        start: the law that the reference answers by; None: all alike. "drawn": from `seed`, all laws alike.
+        reference: the law that it answers by; None: all alike. "drawn": from `seed`, all laws alike.
         responses, contexts: of a game that is drawn.
         pairs, test_pairs: of the population, over all contexts.
 
-    Raises PrefoptError where `preferences` is no preference, or `mu` or `start` no law over its answers.
+    Raises PrefoptError where `preferences` is no preference, or `mu` or `reference` no law over its answers.
     """
 
     world: ClassVar[str] = "exact"
@@ -70,7 +70,7 @@ class Game:
         *,
         preferences: Sequence[Sequence[float]] | None = None,
         mu: Sequence[float] | None = None,
-        start: Sequence[float] | Literal["drawn"] | None = None,
+        reference: Sequence[float] | Literal["drawn"] | None = None,
         responses: int = 5,
         contexts: int = 1,
         pairs: int = 1000,
@@ -91,23 +91,23 @@ class Game:
                 f"dataset.mu={mu} is no law over {answers} answers that makes pairs of them",
                 f"give {answers} shares that add up to 1, two of them above 0",
             )
-        first = self._start(start, answers, seed)
+        first = self._reference(reference, answers, seed)
         if first.shape != (answers,) or not (first > 0).all() or not np.isclose(first.sum(), 1):
             raise PrefoptError(
-                f"dataset.start={start} is no law over {answers} answers, each of which the reference gives",
+                f"dataset.reference={reference} is no law over {answers} answers that gives each of them",
                 f"give {answers} shares above 0 that add up to 1, null or drawn",
             )
-        self.preferences, self.mu, self.start, self.seed = drawn, law, first, seed
+        self.preferences, self.mu, self.reference, self.seed = drawn, law, first, seed
         self.sizes = {"train": pairs, "test": test_pairs}
 
     def load(self, tokenizer: None = None) -> Data:
-        world = GameWorld(self.preferences, self.start)
+        world = GameWorld(self.preferences, self.reference)
         train, test = (self._split(world, name, size) for name, size in self.sizes.items())
         counts = {f"{name}/used": len(split.pairs) for name, split in (("train", train), ("test", test))}
         return Data(train, test, world=world, counts=counts)
 
     def checksum(self) -> str:
-        return digest([self.preferences.tolist(), self.mu.tolist(), self.start.tolist(), self.sizes, self.seed])
+        return digest([self.preferences.tolist(), self.mu.tolist(), self.reference.tolist(), self.sizes, self.seed])
 
     def _split(self, world: GameWorld, name: str, size: int) -> Split:
         met = self.mu[:, None] * self.mu * (1 - np.eye(len(self.mu)))
@@ -116,10 +116,10 @@ class Game:
         return labelled(world, f"game-{self.seed}-{name}", context, winner, loser)
 
     @staticmethod
-    def _start(start: Sequence[float] | Literal["drawn"] | None, answers: int, seed: int) -> np.ndarray:
-        if start == "drawn":
+    def _reference(given: Sequence[float] | Literal["drawn"] | None, answers: int, seed: int) -> np.ndarray:
+        if given == "drawn":
             return np.random.default_rng([seed, 4]).dirichlet(np.ones(answers))
-        return np.full(answers, 1 / answers) if start is None else np.array(start, float)
+        return np.full(answers, 1 / answers) if given is None else np.array(given, float)
 
     @staticmethod
     def _drawn(contexts: int, responses: int, seed: int) -> np.ndarray:
