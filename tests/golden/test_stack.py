@@ -120,6 +120,7 @@ STACKED = {
     "simpo": ("simpo", "model=tabular", [("method.objective.gamma=0.1",), ("seed=1",)]),
     "kto": ("kto", "model=log_linear", BETAS),
     "bradley_terry": ("bradley_terry", "model=log_linear", SEEDS),
+    "gpm": ("gpm", "model=log_linear", [("method.tau=0.2",), ("seed=1", "noise.rate=0.3")]),
 }
 
 
