@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from launchers.options import Options
 from prefopt import store
 from prefopt.check import check
-from prefopt.config import check_choices, named, needed
+from prefopt.config import check_choices, named, needed, stages
 from prefopt.errors import PrefoptError
 from prefopt.manifest import MANIFEST, Cell, Manifest
 from prefopt.progress import say, track
@@ -105,8 +105,8 @@ def runs(config: DictConfig, known: dict[str, str]) -> Iterator[tuple[str, DictC
     """
     parts = Parts(config)
     check(config, parts.method, parts.model, parts.dataset)
-    for role, need in config.method.needs.items():
-        if isinstance(need, DictConfig) and role in parts.method.roles:
+    for role, need in stages(config).items():
+        if role in parts.method.roles:
             yield from runs(needed(config, need), known)
     yield store.run(config.choices.method, config.choices.dataset, parts.fingerprint(known)).name, config
 

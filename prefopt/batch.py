@@ -176,6 +176,21 @@ class Rated(Groups):
     behaviour: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rollouts(Rated):
+    """Own samples, token by token, beside a critic's opinion of them.
+
+    finished: [B, n] whether the response ended by itself. value: [B, n, T] of what was there before the token, by the
+    critic as it was when the token was drawn. returns, advantage: [B, n, T] what the token led to, in all and beyond
+    the value, whitened.
+    """
+
+    finished: Tensor
+    value: Tensor
+    returns: Tensor
+    advantage: Tensor
+
+
 def chosen_rejected(values: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """What belongs to the recorded winner and to the loser: [B, 2, ...] and [B] to two [B, ...]."""
     first, second = values.unbind(1)

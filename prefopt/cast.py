@@ -1,13 +1,16 @@
 """Who plays which role: policies, references, reward models and judges, from the config's `needs`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from prefopt.batch import Groups
+from prefopt.config import made
 from prefopt.datasets.data import Data
 from prefopt.engine.loader import sequential
 from prefopt.methods.base import Method
@@ -15,10 +18,21 @@ from prefopt.models.causal import AdapterOff, frozen_copy
 from prefopt.models.ensemble import Ensemble, opened
 from prefopt.models.judge import Judge
 from prefopt.models.model import Gold
+from prefopt.models.scorer import Scorer
 from prefopt.noise.base import Noise
 
 SCALE_PROMPTS, SCALE_RESPONSES = 256, 8
 """Samples of the reference policy that an ensemble's members are put on one scale by."""
+
+
+class Implied(Scorer):
+    """The reward that a trained policy implies, as its own method has it, over the policy that it began as."""
+
+    def __init__(self, method: Method, policy: Any, reference: Any) -> None:
+        self.method, method.policy, method.reference = method, policy, reference
+
+    def score(self, groups: Groups) -> Tensor:
+        return self.method.score(replace(groups, reference=None))
 
 
 def cast(
@@ -30,6 +44,7 @@ def cast(
     tokenizer: Any,
     start: Path | None,
     places: Mapping[str, Path],
+    implied: Mapping[str, tuple[Method, Path | None]],
     noise: Noise,
     seed: int,
     device: Any,
@@ -37,13 +52,20 @@ def cast(
     """The method's roles by name, and `start`: the policy as it was before training, frozen.
 
     start: the folder that the first role starts from, None where the model starts as it is. places: the folders of the
-    runs that fill a role.
+    runs that fill a role. implied: of those that trained a policy, the method, and the folder that the policy began as.
     """
 
     def scorer(role: str) -> Any:
+        if role in implied:
+            learned, begun = implied[role]
+            policy, reference = (model.policy(data, tokenizer, place).to(device) for place in (places[role], begun))
+            return Implied(learned, frozen_copy(policy), frozen_copy(reference))
         if role in places:
             reward = opened(places[role], lambda folder: model.reward(data, tokenizer, folder))
             return frozen_copy(reward.to(device))
+        if isinstance(needs[role], Mapping):
+            judge = made(needs[role]).judge(data, tokenizer)
+            return frozen_copy(judge.to(device)) if isinstance(judge, torch.nn.Module) else judge
         return Gold(data)
 
     def aggregated(reward: Any) -> Any:

@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from prefopt import belief
 from prefopt.batch import Demonstrations, Pairs, Prompts
-from prefopt.config import needed
+from prefopt.config import made, needed, stages
 from prefopt.errors import PrefoptError
 from prefopt.foresee import check_worlds
 from prefopt.methods.base import Method
@@ -77,7 +77,26 @@ def _check_need(config: DictConfig, method: Method, model: Any, dataset: Any, ro
                 "method.needs.reference=adapter, but the model has no adapter",
                 "give the model one ('model.lora={r: 16}') or use method.needs.reference=cached",
             )
-    elif role not in method.trains and not isinstance(need, DictConfig) and role != "policy":
+    elif role not in method.trains and role != "policy":
+        _check_judge(config, model, dataset, role, need)
+
+
+def _check_judge(config: DictConfig, model: Any, dataset: Any, role: str, need: Any) -> None:
+    if role in stages(config):
+        kind: Any = get_class(needed(config, need).method._target_)
+        if kind.score is Method.score:
+            raise PrefoptError(
+                f"method.needs.{role}.method={need.method} implies no reward",
+                "name a reward model, such as bradley_terry, or a method whose policy implies one, such as dpo",
+            )
+    elif isinstance(need, DictConfig) and "_target_" in need:
+        if (world := made(need).world) != model.world:
+            raise PrefoptError(
+                f"method.needs.{role}={need._target_} judges {world}, and dataset={config.choices.dataset} is "
+                f"{model.world}",
+                f"use method.needs.{role}=gold, or 'method.needs.{role}={{method: bradley_terry}}'",
+            )
+    else:
         if need != "gold":
             raise PrefoptError(
                 f"method.needs.{role}={need} is no {role}", "use gold, or {method: bradley_terry} for a learned one"
@@ -94,5 +113,4 @@ def reads_labels(config: DictConfig) -> bool:
     method: Any = get_class(config.method._target_)
     if issubclass(method.eats, Pairs):
         return True
-    needs = [need for need in config.method.needs.values() if isinstance(need, DictConfig)]
-    return any(need.get("noise") != "none" and reads_labels(needed(config, need)) for need in needs)
+    return any(need.get("noise") != "none" and reads_labels(needed(config, need)) for need in stages(config).values())

@@ -108,6 +108,15 @@ def _composition(method: str) -> Composition:
     return Composition(parts, product and len(defaults) == len(PARTS))
 
 
+def stages(config: DictConfig) -> dict[str, DictConfig]:
+    """What says how a run that this one needs is made, by role: all needs that name a method."""
+    return {
+        str(role): need
+        for role, need in config.method.needs.items()
+        if isinstance(need, DictConfig) and "method" in need
+    }
+
+
 def needed(config: DictConfig, need: Mapping[str, Any]) -> DictConfig:
     """The configuration of a run that `config` needs: `{method: sft, noise: none, rounds: 2, ...}`.
 

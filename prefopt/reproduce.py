@@ -48,22 +48,24 @@ def chosen(name: str, family: str | None) -> list[Claim]:
     Raises PrefoptError where there are none.
     """
     claims = [read(path) for path in (sorted(CLAIMS.glob("*.yaml")) if name == "all" else [CLAIMS / f"{name}.yaml"])]
-    found = [claim for claim in claims if family is None or family_of(claim.name) == family]
+    found = [claim for claim in claims if family is None or family_of(claim) == family]
     if not found:
-        families = sorted({family_of(claim.name) for claim in claims})
+        families = sorted({family_of(claim) for claim in claims})
         raise PrefoptError(
             f"family={family}: claim={name} has no claim of that family", f"choose one of {', '.join(families)}"
         )
     return found
 
 
-def family_of(method: str) -> str:
-    """The family of the method that a claim is named after."""
+def family_of(claim: Claim) -> str:
+    """The family that a claim says, or that of the method which it is named after."""
+    if claim.family is not None:
+        return claim.family
     import yaml
 
     from prefopt.config import CONF, family
 
-    return family(yaml.safe_load((CONF / "method" / f"{method}.yaml").read_text())["_target_"])
+    return family(yaml.safe_load((CONF / "method" / f"{claim.name}.yaml").read_text())["_target_"])
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from prefopt import belief, ranks, stop, store
 from prefopt.batch import Demonstrations, Pairs, Prompts, Reasoned
 from prefopt.cast import cast
 from prefopt.check import check
-from prefopt.config import STRUCTURE, made, needed, plain
+from prefopt.config import STRUCTURE, made, needed, plain, stages
 from prefopt.datasets.data import Data
 from prefopt.engine.reference import with_reference
 from prefopt.errors import Interrupted, PrefoptError
@@ -127,8 +127,7 @@ def _trained_together(
 
 def _depth(config: DictConfig) -> int:
     """How many runs stand behind this one, each needed by the next."""
-    needs = [need for need in config.method.needs.values() if isinstance(need, DictConfig)]
-    return max((1 + _depth(needed(config, need)) for need in needs), default=0)
+    return max((1 + _depth(needed(config, need)) for need in stages(config).values()), default=0)
 
 
 @contextmanager
@@ -213,9 +212,13 @@ class Parts:
         }
         if (weights := checksum("model", self.model)) != "":
             contents["model"]["path"] = weights
-        return store.fingerprint(
-            settings, {**contents, "dataset": checksum("dataset", self.dataset), "needs": described(self.config)}
-        )
+        judges = {
+            role: made(need).checksum()
+            for role, need in settings["method"]["needs"].items()
+            if isinstance(need, Mapping) and "_target_" in need
+        }
+        needs = described(self.config) | judges
+        return store.fingerprint(settings, {**contents, "dataset": checksum("dataset", self.dataset), "needs": needs})
 
 
 def read_ahead(config: DictConfig) -> None:
@@ -228,8 +231,7 @@ def read_ahead(config: DictConfig) -> None:
 
 def described(config: DictConfig) -> dict[str, Any]:
     """How each run that this one needs is trained, and those that they need, by role."""
-    needs = {role: need for role, need in config.method.needs.items() if isinstance(need, DictConfig)}
-    return {str(role): _trained_how(needed(config, need)) for role, need in needs.items()}
+    return {role: _trained_how(needed(config, need)) for role, need in stages(config).items()}
 
 
 def _trained_how(config: DictConfig) -> dict[str, Any]:
@@ -252,7 +254,7 @@ def _carried_out(
     home = store.home()
     tracker = made(settings["tracking"], home=home) if first else NoTracker(home=home)
     try:
-        runs = {role: needed(config, need) for role, need in needs.items() if isinstance(need, Mapping)}
+        runs = {role: needed(config, need) for role, need in stages(config).items() if role in needs}
         places = {role: run(need, wait=True, since=since).policy for role, need in runs.items()}
         start = places.get("policy" if "policy" in parts.method.roles else parts.method.roles[0])
         stop.check_together()
@@ -271,6 +273,7 @@ def _carried_out(
             tokenizer=tokenizer,
             start=start,
             places=places,
+            implied={role: learned for role, need in runs.items() if (learned := implied(need)) is not None},
             noise=parts.noise,
             seed=settings["seed"],
             device=parts.device,
@@ -314,6 +317,15 @@ def _carried_out(
             stored.mark("failed", error=str(error))
         tracker.finish("FAILED")
         raise
+
+
+def implied(config: DictConfig) -> tuple[Method, Path | None] | None:
+    """The method of a run that trains a policy, and the folder that this policy began as."""
+    method: Method = made(belief.told(plain(config)["method"], rate=0.0))
+    if "policy" not in method.trains:
+        return None
+    begun = stages(config).get("policy")
+    return method, None if begun is None else run(needed(config, begun), wait=True).policy
 
 
 def undivided() -> AbstractContextManager[None]:
@@ -444,6 +456,7 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
         beta=beta,
         theta=theta if offline and (beta or not acts) else None,
         theta_scale=beta or 1.0,
+        elect=getattr(method, "election", None),
         device=device,
     )
 

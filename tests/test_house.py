@@ -21,8 +21,8 @@ FLOORS = [
     {"datasets"},
     {"models", "optim"},
     {"methods", "evaluation"},
-    {"config", "cast", "loop"},
-    {"audit"},
+    {"config", "loop"},
+    {"audit", "cast"},
     {"belief", "foresee", "help"},
     {"check"},
     {"run", "claims", "summary"},
@@ -32,7 +32,7 @@ FLOORS = [
 ]
 """From the ground up; parts on one floor do not know each other. The engine is below datasets and models: it works on
 tensors and on whatever is callable, and models are made of it. What `python -m prefopt.datasets` runs is an entry."""
-DISTRIBUTIONS = {"hydra": "hydra-core", "yaml": "pyyaml", "sklearn": "scikit-learn"}
+DISTRIBUTIONS = {"hydra": "hydra-core", "yaml": "pyyaml", "sklearn": "scikit-learn", "ot": "pot"}
 
 
 @cache

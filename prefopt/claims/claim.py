@@ -66,12 +66,13 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Claim:
-    """One paper's claim."""
+    """One paper's claim. family: of methods that it is about, None: that of the method which it is named after."""
 
     name: str
     claim: str
     paper: str
     experiments: Sequence[Experiment]
+    family: str | None = None
 
 
 def read(path: Path) -> Claim:
@@ -94,7 +95,7 @@ def read(path: Path) -> Claim:
         )
         for name, node in content["experiments"].items()
     ]
-    return Claim(path.stem, content["claim"], content["paper"], experiments)
+    return Claim(path.stem, content["claim"], content["paper"], experiments, content.get("family"))
 
 
 def _test(path: Path, node: Mapping[str, Any]) -> Test:

@@ -142,6 +142,22 @@ def mean_gap(*, figure: str, better: str, worse: str) -> Statistic:
     return of
 
 
+def won(*, figure: str, better: str, worse: str) -> Statistic:
+    """The share of the seeds in which `better` is above `worse`."""
+
+    def of(cells: Sequence[Cell]) -> float:
+        value = {(cell.arm, cell.seed): cell.figures[figure] for cell in cells if cell.arm in (better, worse)}
+        return float(np.mean([value[better, seed] > value[worse, seed] for arm, seed in value if arm == better]))
+
+    return of
+
+
+def ratio(*, figure: str, arm: str, other: str) -> Statistic:
+    """`arm` / `other` of the seeds' means."""
+    ours, theirs = (mean(figure=figure, arm=name) for name in (arm, other))
+    return lambda cells: ours(cells) / theirs(cells)
+
+
 def excess(*, figure: str, better: str, worse: str, start: str, times: float) -> Statistic:
     """The mean over seeds of (better - start) - times (worse - start): above 0 where the one gains that many times as
     much, and where the other loses."""
@@ -225,6 +241,42 @@ def at_equal_cost(*, figure: str, cost: str, arm: str, along: Sequence[str]) -> 
         return float(min(ratios))
 
     return of
+
+
+def gain_at(*, arm: str, figure: str, over: str, against: str, at: float, pick: str = "mean") -> Statistic:
+    """One figure less another of the same runs at a place on the grid: the mean over seeds, or their min or max."""
+
+    def of(cells: Sequence[Cell]) -> float:
+        gains = [c.figures[figure] - c.figures[over] for c in cells if c.arm == arm and c.at[against] == at]
+        return float({"mean": sum(gains) / len(gains), "min": min(gains), "max": max(gains)}[pick])
+
+    return of
+
+
+def needed_ratio(*, figure: str, level: float, against: str, arm: str, other: str) -> Statistic:
+    """The first place on a grid at which the seeds' mean of `arm` reaches the level, over that of `other`; infinite
+    where `arm` never does, nan where `other` does not."""
+
+    def needed(cells: Sequence[Cell], name: str) -> float:
+        for x in sorted({cell.at[against] for cell in cells if cell.arm == name}):
+            if np.mean([c.figures[figure] for c in cells if c.arm == name and c.at[against] == x]) >= level:
+                return float(x)
+        return float("inf")
+
+    def of(cells: Sequence[Cell]) -> float:
+        ours, theirs = needed(cells, arm), needed(cells, other)
+        return float("nan") if np.isinf(theirs) else ours / theirs
+
+    return of
+
+
+def change(*, arm: str, figure: str, against: str, since: float, until: float) -> Statistic:
+    """The seeds' mean of a figure at one place on a grid less that at another."""
+
+    def at(cells: Sequence[Cell], place: float) -> float:
+        return float(np.mean([c.figures[figure] for c in cells if c.arm == arm and c.at[against] == place]))
+
+    return lambda cells: at(cells, until) - at(cells, since)
 
 
 def largest_gap(*, figures: Sequence[str], arm: str, other: str) -> Statistic:

@@ -170,7 +170,7 @@ def collected(question: Question) -> tuple[list[Cell], set[str], list[str]]:
             need["method"]
             for cell in cells
             for need in (cell.config["method"].get("needs") or {}).values()
-            if isinstance(need, Mapping)
+            if isinstance(need, Mapping) and "method" in need
         }
         if stages:
             cells = [cell for cell in cells if cell.method not in stages]

@@ -39,8 +39,8 @@ class Preferring(Protocol):
 class Truth:
     """What no loss may see, row by row of a table of pairs.
 
-    label: [N] the preference before noise. flipped: [N] whether noise turned it. gold: [N, 2] reward of each response
-    (nan where it is not known).
+    label: [N] the preference before noise. flipped: [N] whether the recorded one is another. gold: [N, 2] reward of
+    each response (nan where it is not known).
     """
 
     label: np.ndarray
@@ -55,12 +55,12 @@ class Split:
     pairs: Table
     truth: Truth
 
-    def relabelled(self, flipped: np.ndarray) -> "Split":
-        """The same pairs with these labels turned; the true label stays known to the truth alone."""
-        label = np.where(flipped, 1 - self.truth.label, self.truth.label)
-        return Split(
-            replace(self.pairs, columns={**self.pairs.columns, "label": label}), replace(self.truth, flipped=flipped)
-        )
+    def relabelled(self, turned: np.ndarray) -> "Split":
+        """The same pairs with these of their labels turned; the true label stays known to the truth alone."""
+        recorded = self.pairs.columns["label"]
+        label = np.where(turned, 1 - recorded, recorded)
+        pairs = replace(self.pairs, columns={**self.pairs.columns, "label": label})
+        return Split(pairs, replace(self.truth, flipped=label != self.truth.label))
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 from prefopt.evaluation.pairs import Figures
+from prefopt.evaluation.subject import Score
+from prefopt.models.exact import everything
 
 
 @torch.no_grad()
@@ -38,6 +42,17 @@ def beaten(rewards: Tensor, law: Tensor) -> Tensor:
     mass = torch.nn.functional.pad(law.gather(-1, order).cumsum(-1), (1, 0))
     ends = [torch.searchsorted(ranked, rewards, side=side) for side in ("left", "right")]
     return (mass.gather(-1, ends[0]) + mass.gather(-1, ends[1])) / 2
+
+
+@torch.no_grad()
+def ranked(world: Any, score: Score, device: Any) -> Figures:
+    """rank/spearman, of the rewards of all responses with the world's own, a mean over contexts; 0 where a reward is
+    the same everywhere and ranks nothing."""
+    rewards = score(everything(*world.rewards.shape).to(device))
+    theirs, gold = (rankdata(each.cpu(), axis=-1) for each in (rewards, world.rewards))
+    theirs, gold = (each - each.mean(-1, keepdims=True) for each in (theirs, gold))
+    scale = np.sqrt((theirs**2).sum(-1) * (gold**2).sum(-1))
+    return {"rank/spearman": float(((theirs * gold).sum(-1) / np.where(scale > 0, scale, 1)).mean())}
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """What an evaluation sees of a run: what it would answer, what it thinks of answers, and where it started."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -49,6 +49,7 @@ class Subject:
     beta: reward a nat, where the method has one.
     lesson: how it sees pairs, where it learned from the recorded labels of the training pairs.
     theta: [d] parameters of a log-linear model, whose implied reward is `theta_scale` <theta, phi>.
+    elect: the rule, size and least share by which it chooses subsets, where it does.
     device: where batches go.
     """
 
@@ -63,4 +64,5 @@ class Subject:
     lesson: Lesson | None = None
     theta: Tensor | None = None
     theta_scale: float = 1.0
+    elect: Mapping[str, Any] | None = None
     device: Any = "cpu"

@@ -11,7 +11,8 @@ from torch import Tensor
 from prefopt.datasets.data import Data, Split
 from prefopt.errors import PrefoptError
 from prefopt.evaluation.calibration import calibration
-from prefopt.evaluation.exact import enumerated, expected_error, parameter_error
+from prefopt.evaluation.elections import elected
+from prefopt.evaluation.exact import enumerated, expected_error, parameter_error, ranked
 from prefopt.evaluation.game import played
 from prefopt.evaluation.gold import Answers, answered, compared, distinct_prompts, samples
 from prefopt.evaluation.groups import by_group
@@ -105,7 +106,11 @@ class Examination:
 
     def _world(self) -> Figures:
         subject, data = self.subject, self.data
-        figures: Figures = {}
+        figures: Figures = dict(getattr(data.world, "facts", {}))
+        if subject.act is None and subject.score is not None and hasattr(data.world, "rewards"):
+            figures |= ranked(data.world, subject.score, subject.device)
+        if subject.elect is not None and hasattr(data.world, "rankings"):
+            figures |= elected(data.world, **subject.elect)
         if subject.theta is not None and hasattr(data.world, "theta"):
             figures["theta/error"] = parameter_error(data.world, subject.theta_scale * subject.theta.detach())
             if self.rate is not None and self.rate < 0.5:

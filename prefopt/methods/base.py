@@ -173,7 +173,10 @@ class Method(L.LightningModule):
 
     def _clipped(self, most: float) -> Tensor:
         """Scale the gradient down to a norm of at most `most`; the norm that it had."""
-        norm: Any = torch.nn.utils.clip_grad_norm_(self.parameters(), most)
+        return self._clipped_part(self, most)
+
+    def _clipped_part(self, part: torch.nn.Module, most: float) -> Tensor:
+        norm: Any = torch.nn.utils.clip_grad_norm_(part.parameters(), most)
         return norm.full_tensor() if self._sharded else norm
 
     def _gradients_stay_here(self) -> AbstractContextManager[Any]:

@@ -31,10 +31,6 @@ class Ensemble(nn.Module, Scorer):
     def score(self, groups: Groups) -> Tensor:
         return self.aggregate(self.each(groups))
 
-    def rewards(self) -> Tensor:
-        """[contexts, responses] rewards, on an exact world."""
-        return self.aggregate(torch.stack([member.rewards() for member in self.members]))
-
     def standardised(self, samples: Sequence[Groups], aggregate: Aggregate) -> "Ensemble":
         """The same members, each with mean 0 and sd 1 over samples of the reference policy, made one by `aggregate`.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +31,10 @@ class Function(nn.Module):
     def at(self, groups: Groups) -> Tensor:
         """[B, n] f at the groups' contexts and responses."""
         return taken(self(), groups)
+
+    def steps(self, groups: Groups) -> Tensor:
+        """[B, n, T] what f is the sum of."""
+        return self.at(groups)[..., None]
 
     def redraw(self, generator: torch.Generator) -> None:
         """Draw what it begins as: members of an ensemble differ in it."""
@@ -118,6 +123,26 @@ class Network(Function):
                 layer.bias.uniform_(-bound, bound, generator=generator)
 
 
+class Steps(Network):
+    """A sum over the steps of a trajectory, each a perceptron on that step alone; elsewhere there is one step.
+
+    features: [C, R, T, d].
+    """
+
+    def __init__(self, world: Any, *, widths: Sequence[int] = (64, 64), outputs: int | None = None) -> None:
+        features = world.features.unflatten(-1, (getattr(world, "steps", 1), -1))
+        super().__init__(SimpleNamespace(features=features), widths=widths, outputs=outputs)
+
+    def forward(self) -> Tensor:
+        return super().forward().sum(2)
+
+    def at(self, groups: Groups) -> Tensor:
+        return self.steps(groups).sum(2)
+
+    def steps(self, groups: Groups) -> Tensor:
+        return super().at(groups)
+
+
 def taken(values: Tensor, groups: Groups) -> Tensor:
     """[contexts, responses, ...] values at the groups' contexts and responses: [B, n, ...]."""
     place, flat = groups.prompt[:, :1] * values.shape[1] + groups.response[..., 0], values.flatten(0, 1)
@@ -125,22 +150,23 @@ def taken(values: Tensor, groups: Groups) -> Tensor:
     return flat.gather(0, rows).view(*place.shape, *flat.shape[1:])
 
 
-def enumerated(contexts: Tensor, responses: int) -> Groups:
-    """These contexts [B] with every one of their responses."""
-    every = torch.arange(responses, device=contexts.device)[None, :, None].expand(len(contexts), -1, -1)
-    one = torch.ones_like(contexts)
+def everything(contexts: int, responses: int) -> Groups:
+    """Every context with all of its responses, in their order."""
+    length = torch.ones(contexts, responses, dtype=torch.long)
     return Groups(
-        index=contexts,
-        prompt=contexts[:, None].long(),
-        prompt_length=one,
-        response=every,
-        length=torch.ones_like(every[..., 0]),
-        mean_length=torch.tensor(1.0),
+        index=torch.arange(contexts),
+        prompt=torch.arange(contexts)[:, None],
+        prompt_length=length[:, 0],
+        response=torch.arange(responses).expand(contexts, -1)[..., None],
+        length=length,
+        mean_length=torch.ones(()),
     )
 
 
 class ExactPolicy(nn.Module):
     """pi(y | x) proportional to ref(y | x) exp(f(x, y)); it starts as the world's reference policy."""
+
+    reference: Tensor
 
     def __init__(self, world: Any, f: Function) -> None:
         super().__init__()
@@ -166,6 +192,12 @@ class ExactPolicy(nn.Module):
         length = torch.ones_like(response[..., 0])
         return replace(prompts, response=response, length=length, mean_length=length.float().mean(), reference=None)
 
+    def finished(self, groups: Groups) -> Tensor:
+        return torch.ones_like(groups.length, dtype=torch.bool)
+
+    def critic(self) -> "ExactCritic":
+        return ExactCritic(self.reference)
+
     def export(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(dict(self.state_dict()), folder / "exact.safetensors")
@@ -175,6 +207,17 @@ class ExactPolicy(nn.Module):
         return {"parameters": type(self.f).__name__}
 
 
+class ExactCritic(nn.Module):
+    """One value a context, zero at the start, for one token is all that is ever chosen in it."""
+
+    def __init__(self, reference: Tensor) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.zeros_like(reference[:, :1]))
+
+    def forward(self, groups: Groups) -> Tensor:
+        return self.values[groups.prompt[:, 0]][..., None].expand(groups.response.shape)
+
+
 class ExactReward(nn.Module, Scorer):
     """r(x, y) = f(x, y); where f is several numbers, they embed the response."""
 
@@ -182,16 +225,15 @@ class ExactReward(nn.Module, Scorer):
         super().__init__()
         self.f = f
 
-    def rewards(self) -> Tensor:
-        """[contexts, responses] rewards."""
-        return self.f()
-
     def score(self, groups: Groups) -> Tensor:
         return self.f.at(groups)
 
     def embedded(self, groups: Groups) -> tuple[Tensor, None]:
         """[B, n, outputs] embeddings; a context has no state."""
         return self.f.at(groups), None
+
+    def steps(self, groups: Groups) -> Tensor:
+        return self.f.steps(groups)
 
     def redraw(self, generator: torch.Generator) -> None:
         """Draw what it begins as."""
@@ -203,8 +245,8 @@ class ExactReward(nn.Module, Scorer):
 
 
 class ExactModel:
-    """conf/model/log_linear.yaml, tabular.yaml, mlp.yaml: `parameters`, `Linear` or `Table`, are a policy's; a reward
-    has the same, or those of `rewards`: `Network` too."""
+    """conf/model/log_linear.yaml, tabular.yaml, mlp.yaml, steps.yaml: `parameters`, `Linear` or `Table`, are those of a
+    policy; a reward has the same, or those of `rewards`: `Network` or `Steps` too."""
 
     world: ClassVar[str] = "exact"
 

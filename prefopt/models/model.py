@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prefopt.batch import Groups
 from prefopt.datasets.data import Data, Preferring
@@ -26,6 +26,14 @@ class Policy(Protocol):
 
     def sample(self, prompts: Groups, n: int, generator: torch.Generator | None = None) -> Groups:
         """n responses to each prompt, drawn at temperature 1."""
+        ...
+
+    def finished(self, groups: Groups) -> Tensor:
+        """[B, n] whether a response that it sampled ended by itself."""
+        ...
+
+    def critic(self) -> nn.Module:
+        """A new module that gives [B, n, T] values of the states that tokens are drawn in; all 0 at first."""
         ...
 
     def export(self, folder: Path) -> None:
@@ -76,8 +84,3 @@ class Gold(Scorer):
         if not isinstance(self.world, Preferring):
             return super().table(groups)
         return self.world.log_odds(groups)
-
-    def rewards(self) -> Tensor:
-        """[contexts, responses] rewards, on an exact world."""
-        rewards: Tensor = self.world.rewards  # type: ignore[union-attr]
-        return rewards

@@ -50,18 +50,28 @@ class Preference(nn.Module, Scorer):
         self.gate = nn.Linear(embedder.width, form.dimension // 2, bias=False) if form.gate else None
 
     def table(self, groups: Groups) -> Tensor:
-        v, asked = self.embedder.embedded(groups)
-        if self.gate is None:
-            return skew(v) / self.tau
-        return skew(normalize(v, dim=-1), self.gate(asked.to(v.dtype)).softmax(-1)) / self.tau
+        v, lam = self._embedded(groups)
+        return scores(v, v, lam) / self.tau
 
     def score(self, groups: Groups) -> Tensor:
-        """[B, n] mean log-odds against the responses of the group: of two, their difference is the margin."""
-        return self.table(groups).mean(-1)
+        """[B, n] mean log-odds against the responses of the group: of two, their difference is the margin.
 
-    def rewards(self) -> Tensor:
-        """[contexts, responses] mean log-odds against all responses of the context, on an exact world."""
-        return skew(self.embedder.rewards()).mean(-1) / self.tau
+        Raises PrefoptError for groups of one.
+        """
+        if groups.n < 2:
+            raise PrefoptError(
+                "a preference model (gpm) says nothing of a response alone",
+                "let it judge several responses to a prompt: method=gpo, sppo, grpo or best_of_n",
+            )
+        v, lam = self._embedded(groups)
+        return scores(v, v.mean(-2, keepdim=True), lam)[..., 0] / self.tau
+
+    def _embedded(self, groups: Groups) -> tuple[Tensor, Tensor | None]:
+        """[B, n, 2k] embeddings, and [B, k] weights of the planes where a gate gives them."""
+        v, asked = self.embedder.embedded(groups)
+        if self.gate is None:
+            return v, None
+        return normalize(v, dim=-1), self.gate(asked.to(v.dtype)).softmax(-1)
 
     def export(self, folder: Path) -> None:
         """Write the embedder, and beside it what makes preferences of it."""
@@ -72,12 +82,16 @@ class Preference(nn.Module, Scorer):
             save_file(self.gate.state_dict(), folder / GATE)
 
 
-def skew(v: Tensor, lam: Tensor | None = None) -> Tensor:
-    """[..., n, n] s(i > j) of embeddings [..., n, 2k] and weights of planes [..., k]."""
-    a, b = v[..., 0::2], v[..., 1::2]
-    weighted = a if lam is None else a * lam[..., None, :]
-    half = (weighted[..., :, None, :] * b[..., None, :, :]).sum(-1)  # autocast would multiply matrices in bfloat16
-    return half - half.mT
+def scores(v: Tensor, w: Tensor, lam: Tensor | None = None) -> Tensor:
+    """[..., n, m] <R v_i, w_j> of embeddings [..., n, 2k] and [..., m, 2k], and weights of planes [..., k]; of v and
+    itself it is skew-symmetric to the bit."""
+
+    def half(v: Tensor, w: Tensor) -> Tensor:
+        a = v[..., 0::2] if lam is None else v[..., 0::2] * lam[..., None, :]
+        b = w[..., 1::2]
+        return (a[..., :, None, :] * b[..., None, :, :]).sum(-1)  # autocast would multiply matrices in bfloat16
+
+    return half(v, w) - half(w, v).mT
 
 
 def form_of(folder: Path | None) -> Form | None:

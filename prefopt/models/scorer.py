@@ -26,6 +26,10 @@ class Scorer:
         r = self.score(groups)
         return r[:, :, None] - r[:, None, :]
 
+    def steps(self, groups: Groups) -> Tensor:
+        """[B, n, T] rewards of the steps that add up to that of a response; of one that is no sum, the whole."""
+        return self.score(groups)[..., None]
+
     def margin(self, pairs: Groups) -> Tensor:
         """[B] log-odds that response 0 is preferred to response 1."""
         return self.table(pairs)[:, 0, 1]
@@ -46,10 +50,6 @@ class Standardised(nn.Module, Scorer):
     def score(self, groups: Groups) -> Tensor:
         return self._scaled(self.scorer.score(groups))
 
-    def rewards(self) -> Tensor:
-        """[contexts, responses] rewards, on an exact world."""
-        return self._scaled(self.scorer.rewards())
-
     def _scaled(self, r: Tensor) -> Tensor:
         return (r - self.mean.to(r.dtype)) / self.sd.to(r.dtype)
 
@@ -60,18 +60,23 @@ def moments(scorer: Any, samples: Iterable[Groups]) -> tuple[float, float]:
 
     Raises PrefoptError where a reward is not finite, or where all are the same.
     """
-    scores = torch.cat([scorer.score(groups).double().flatten().cpu() for groups in samples])
-    if lost := int((~scores.isfinite()).sum()):
-        raise PrefoptError(
-            f"a reward model gives {lost} of {len(scores)} responses a reward that is not finite",
-            "train it with a lower learning rate (optimizer.lr), or look at the data that it learned from",
-        )
+    scores = finite(torch.cat([scorer.score(groups).double().flatten().cpu() for groups in samples]))
     if scores.min() == scores.max():
         raise PrefoptError(
             f"a reward model gives all of {len(scores)} responses the same reward, {scores[0]:.4g}",
             "it has learned nothing: train it for longer (rounds) or on more pairs",
         )
     return float(scores.mean()), float(scores.std(correction=0))
+
+
+def finite(rewards: Tensor) -> Tensor:
+    """The rewards. Raises PrefoptError where one is not finite."""
+    if lost := int((~rewards.isfinite()).sum()):
+        raise PrefoptError(
+            f"a reward model gives {lost} of {rewards.numel()} responses a reward that is not finite",
+            "train it with a lower learning rate (optimizer.lr), or look at the data that it learned from",
+        )
+    return rewards
 
 
 def mean(rewards: Tensor) -> Tensor:

@@ -170,8 +170,21 @@ class Player(nn.Module):
     def score(self, groups: Groups) -> Tensor:
         return self.logps(groups).sum(-1)
 
+    def steps(self, groups: Groups) -> Tensor:
+        return self.score(groups)[..., None]
+
     def redraw(self, generator: torch.Generator) -> None:
         """The numbers are those of the test."""
+
+    def critic(self) -> "Valuer":
+        return Valuer(torch.zeros_like(self.values))
+
+
+class Valuer(Player):
+    """A critic whose values are free numbers."""
+
+    def forward(self, groups: Groups) -> Tensor:
+        return self.logps(groups)
 
 
 def played(role: nn.Module) -> list[nn.Parameter]:
@@ -190,6 +203,10 @@ def batch_of(kind: type[Groups], dtype: torch.dtype, *, extreme: bool = False) -
         "label": torch.arange(B) % 2,
         "reward": torch.randn(B, n, generator=draw, dtype=dtype) * (1e4 if extreme else 1),
         "behaviour": -20 * torch.rand(B, n, T, generator=draw, dtype=dtype) * mask,
+        "finished": torch.arange(B * n).view(B, n) % 2 == 0,
+        "value": torch.randn(B, n, T, generator=draw, dtype=dtype) * mask,
+        "returns": torch.randn(B, n, T, generator=draw, dtype=dtype) * mask,
+        "advantage": torch.randn(B, n, T, generator=draw, dtype=dtype) * mask,
         "annotator": torch.arange(B) % 3,
         "group": torch.arange(B) % 2,
         "margin": torch.arange(B).double() / 4,
@@ -390,6 +407,16 @@ def test_every_declared_role_is_used_and_no_other(row: Any, home: Any, monkeypat
     if type(method).__mro__[1].score is not Method.score:
         assert method.score(prompts).shape == (4, 2)
     assert touched == set(method.roles)
+
+
+def test_own_samples_are_those_of_the_policy_before_the_first_step(
+    row: Any, home: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ratio to the policy that sampled is 1 on the first batch of a round."""
+    if issubclass(row.method.eats, Rated):
+        method, data, _ = staged(row.config(), monkeypatch)
+        batch: Any = method.collect(food(method, data), 0).batch(np.arange(8))
+        assert torch.equal((method.policy.logps(batch) - batch.behaviour).exp(), torch.ones_like(batch.behaviour))
 
 
 def test_a_missing_role_is_named(row: Any) -> None:

@@ -1,4 +1,4 @@
-"""The general preference model as a method (arXiv 2410.02197): its loss by hand, and as runs on exact worlds and text."""
+"""The general preference model as a method (arXiv 2410.02197): its loss by hand, and as runs."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from prefopt.errors import PrefoptError
 from prefopt.methods.pairwise.robust.none import Plain
 from prefopt.methods.pairwise.robust.smoothing import Smoothing
 from prefopt.methods.reward.gpm import GPM
-from prefopt.models.exact import ExactModel, Table, enumerated
+from prefopt.models.exact import ExactModel, Table, everything
 from prefopt.models.preference import Form, Preference
 from prefopt.run import run
 
@@ -52,7 +52,7 @@ def test_at_the_minimum_it_is_the_game_s_own_preference_which_no_reward_is(home:
     stored = run(composed(["method=gpm", "dataset=game", *TO_THE_MINIMUM, *QUICK]))
     data = Game(preferences=CYCLE, pairs=12).load()
     judge: Any = ExactModel(parameters=Table).reward(data, None, stored.policy)
-    learned = judge.table(enumerated(torch.arange(1), 3))[0].sigmoid()
+    learned = judge.table(everything(1, 3))[0].sigmoid()
     torch.testing.assert_close(learned, torch.tensor(CYCLE, dtype=torch.float64), rtol=0, atol=1e-3)
 
 
@@ -69,8 +69,8 @@ TEXT += ["rounds=2", "batch_size=8", "evaluation.prompts=4"]
 
 def test_in_text_a_gate_reads_the_prompt_and_self_play_uses_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judges: list[Preference] = []
-    table = Preference.table
-    monkeypatch.setattr(Preference, "table", lambda self, groups: judges.append(self) or table(self, groups))
+    asked = Preference._embedded
+    monkeypatch.setattr(Preference, "_embedded", lambda self, groups: judges.append(self) or asked(self, groups))
     need = "++method.needs.reward={method: gpm, method.gate: true, method.dimension: 4, rounds: 2, batch_size: 8}"
     found = figures("method=gpo", *TEXT, "method.prompts=8", need)
     assert np.isfinite(found["gold/kl"]) and "length/policy" in found
@@ -82,5 +82,5 @@ def test_in_text_a_gate_reads_the_prompt_and_self_play_uses_it(home: Path, monke
 
 
 def test_a_gate_on_an_exact_world_is_refused(home: Path) -> None:
-    with pytest.raises(PrefoptError, match="method.gate=true"):
+    with pytest.raises(PrefoptError, match=r"method\.gate=true"):
         figures("method=gpm", "dataset=game", "method.gate=true")

@@ -19,7 +19,7 @@ from prefopt.evaluation.game import played
 from prefopt.methods.iterative.multiplicative_weights import MultiplicativeWeights
 from prefopt.methods.iterative.payoff import log_odds, win_rate
 from prefopt.methods.iterative.self_play import SelfPlay
-from prefopt.models.exact import ExactPolicy, Linear, Table, enumerated
+from prefopt.models.exact import ExactPolicy, Linear, Table, everything
 from prefopt.models.judge import Judge
 from prefopt.models.model import Gold
 from prefopt.models.scorer import Scorer
@@ -260,7 +260,7 @@ def test_a_setting_out_of_range_is_named(wrong: dict[str, Any]) -> None:
 def test_a_game_is_judged_by_its_own_preferences_and_certain_ones_are_finite() -> None:
     rows = [[0.5, 1.0, 0.4], [0.0, 0.5, 0.9], [0.6, 0.1, 0.5]]
     data = Game(preferences=rows, pairs=60).load()
-    found = Gold(data).table(enumerated(torch.arange(1), 3))[0]
+    found = Gold(data).table(everything(1, 3))[0]
     assert torch.equal(found.diag(), torch.zeros(3, dtype=torch.float64))
     assert found[0, 1].item() == pytest.approx(math.log((1 - CERTAIN) / CERTAIN))
     assert found[0, 2].item() == pytest.approx(math.log(0.4 / 0.6))

@@ -61,11 +61,14 @@ def test_it_opens_again_under_any_aggregate(
 ) -> None:
     ensemble.export(tmp_path)
     again = opened(tmp_path, partial(model.reward, bandit, None))
-    expected = ensemble.standardised(samples, aggregate).rewards()
-    assert torch.equal(again.standardised(samples, aggregate).rewards(), expected)
+    expected = ensemble.standardised(samples, aggregate).score(samples[0])
+    assert torch.equal(again.standardised(samples, aggregate).score(samples[0]), expected)
 
 
-def test_a_single_reward_model_opens_as_itself(bandit: Data, ensemble: Ensemble, tmp_path: Path) -> None:
+def test_a_single_reward_model_opens_as_itself(
+    bandit: Data, samples: list[Groups], ensemble: Ensemble, tmp_path: Path
+) -> None:
     alone: Any = ensemble.members[1]
     alone.export(tmp_path)
-    assert torch.equal(opened(tmp_path, partial(model.reward, bandit, None)).rewards(), alone.rewards())
+    again = opened(tmp_path, partial(model.reward, bandit, None))
+    assert torch.equal(again.score(samples[0]), alone.score(samples[0]))

@@ -1,4 +1,4 @@
-"""Preferences from embeddings (arXiv 2410.02197): the numbers of the card, and what holds whatever the embeddings are."""
+"""Preferences from embeddings (arXiv 2410.02197): the numbers of the card, and what holds of any."""
 
 import math
 from pathlib import Path
@@ -12,17 +12,22 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prefopt.errors import PrefoptError
-from prefopt.models.exact import ExactModel, Linear, Network, Table, enumerated
-from prefopt.models.preference import Form, Preference, form_of, preference, skew
+from prefopt.models.exact import ExactModel, Linear, Network, Steps, Table, everything
+from prefopt.models.preference import Form, Preference, form_of, preference, scores
 
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
-ANY: Any = None
+PAIRS: Any = SimpleNamespace(n=2)
+ANY: Any = SimpleNamespace(n=4)
 seeds = st.integers(0, 2**31)
 
 
 def vectors(*rows: Any) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def skew(v: Tensor, lam: Tensor | None = None) -> Tensor:
+    return scores(v, v, lam)
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -122,9 +127,21 @@ def test_a_gate_bounds_scores_by_its_largest_weight_whatever_the_length_of_embed
 @given(seed=seeds)
 def test_of_two_responses_the_rewards_differ_by_the_margin(seed: int) -> None:
     judge = Preference(Fixed(drawn(seed, 3, 2, 4)), Form(4, tau=0.3))
-    score = judge.score(ANY)
-    torch.testing.assert_close(score[:, 0] - score[:, 1], judge.margin(ANY))
+    score = judge.score(PAIRS)
+    torch.testing.assert_close(score[:, 0] - score[:, 1], judge.margin(PAIRS))
     torch.testing.assert_close(score.sum(-1), torch.zeros(3, dtype=torch.float64))
+
+
+@given(seed=seeds, n=st.integers(2, 6))
+def test_a_reward_is_the_mean_log_odds_over_the_group_without_its_table(seed: int, n: int) -> None:
+    judge, several = Preference(Fixed(drawn(seed, 3, n, 4)), Form(4, tau=0.3)), SimpleNamespace(n=n)
+    torch.testing.assert_close(judge.score(several), judge.table(several).mean(-1))  # type: ignore[arg-type]
+
+
+def test_of_a_response_alone_it_says_nothing() -> None:
+    alone: Any = SimpleNamespace(n=1)
+    with pytest.raises(PrefoptError, match="says nothing of a response alone"):
+        Preference(Fixed(drawn(0, 3, 1, 4)), Form(4)).score(alone)
 
 
 @pytest.mark.parametrize("wrong", [{"dimension": 3}, {"dimension": 0}, {"tau": 0.0}, {"tau": math.nan}], ids=str)
@@ -136,17 +153,16 @@ def test_a_form_that_is_none_is_refused(wrong: Any) -> None:
 WORLD = SimpleNamespace(features=drawn(0, 4, 3, 2))
 
 
-@pytest.mark.parametrize("parameters", [Linear, Table, Network])
+@pytest.mark.parametrize("parameters", [Linear, Table, Network, Steps])
 def test_on_an_exact_world_it_opens_again_as_it_was(parameters: Any, tmp_path: Path) -> None:
     model, data = ExactModel(parameters=parameters), SimpleNamespace(world=WORLD)
     torch.manual_seed(0)
     judge: Any = model.reward(data, None, None, Form(4, tau=0.2))
-    every = enumerated(torch.arange(4), 3)
+    every = everything(4, 3)
     table = judge.table(every)
     assert table.shape == (4, 3, 3) and table.dtype == torch.float64
     table[:, 0, 1].sum().backward()
     assert any(p.grad is not None and bool(p.grad.any()) for p in judge.parameters()), "it can learn from its start"
-    torch.testing.assert_close(judge.rewards(), table.mean(-1))
     judge.export(tmp_path)
     assert form_of(tmp_path) == Form(4, tau=0.2)
     again: Any = model.reward(data, None, tmp_path)  # type: ignore[arg-type]
@@ -163,5 +179,5 @@ def test_a_gate_is_stored_beside_the_embedder(tmp_path: Path) -> None:
 
 
 def test_an_exact_world_has_no_prompt_for_a_gate() -> None:
-    with pytest.raises(PrefoptError, match="method.gate=true"):
+    with pytest.raises(PrefoptError, match=r"method\.gate=true"):
         ExactModel(parameters=Table).reward(SimpleNamespace(world=WORLD), None, None, Form(4, gate=True))  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from prefopt.methods.base import Method
 from prefopt.methods.iterative.average import Average
 from prefopt.methods.iterative.payoff import positive, sound
 from prefopt.models.ensemble import Aggregate
-from prefopt.models.exact import enumerated
+from prefopt.models.exact import everything
 from prefopt.models.scorer import mean
 from prefopt.table import Table
 
@@ -48,7 +48,7 @@ class MultiplicativeWeights(Method):
         if not hasattr(getattr(self.policy, "f", None), "values"):
             raise PrefoptError("method=multiplicative_weights writes down one number a response", "use model=tabular")
         self.contexts = torch.from_numpy(np.unique(data.prompt.values)).to(self.policy.reference.device)
-        groups = enumerated(self.contexts, self.policy.reference.shape[1])
+        groups = everything(*self.policy.reference.shape).to(self.contexts.device).pick(self.contexts.long())
         self.payoffs = sound(self.payoff(self.reward.table(groups)), groups)
 
     @torch.no_grad()

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 
 from prefopt.batch import Pairs, chosen_rejected, on_host
 from prefopt.errors import PrefoptError
@@ -70,5 +69,4 @@ class Several(BradleyTerry):
         self._orders = [torch.randperm(size, generator=self.generator(ORDER, k)) for k in range(1, self.members)]
 
     def _clipped(self, most: float) -> Tensor:
-        norms: list[Any] = [clip_grad_norm_(member.parameters(), most) for member in self.reward.members]
-        return torch.stack([norm.full_tensor() if self._sharded else norm for norm in norms]).norm()
+        return torch.stack([self._clipped_part(member, most) for member in self.reward.members]).norm()

@@ -10,6 +10,7 @@ from prefopt.batch import Contexts, Groups
 from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
 from prefopt.models.ensemble import Aggregate
+from prefopt.models.exact import everything
 from prefopt.models.scorer import mean
 from prefopt.table import Table
 
@@ -35,7 +36,7 @@ class Gibbs(Method):
         values = getattr(getattr(self.policy, "f", None), "values", None)
         if values is None:
             raise PrefoptError("method=gibbs writes down one number a response", "use model=tabular")
-        values.copy_(self.reward.rewards() / self.beta)
+        values.copy_(self.reward.score(everything(*values.shape).to(values.device)) / self.beta)
 
     def score(self, groups: Groups) -> Tensor:
         return self.reward.score(groups)
