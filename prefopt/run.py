@@ -24,6 +24,7 @@ from prefopt.engine.reference import with_reference
 from prefopt.errors import Interrupted, PrefoptError
 from prefopt.evaluation import figures
 from prefopt.evaluation.calibration import binned
+from prefopt.evaluation.overoptimisation import overoptimisation
 from prefopt.evaluation.subject import Subject
 from prefopt.evaluation.suite import Examination
 from prefopt.files import replace_text
@@ -34,6 +35,7 @@ from prefopt.loop.record import Unwritten
 from prefopt.loop.sharded import whole
 from prefopt.loop.together import fit_together
 from prefopt.methods.base import Method
+from prefopt.methods.selection.best_of_n import BestOfN
 from prefopt.noise.base import Recorded
 from prefopt.progress import say
 from prefopt.table import Table
@@ -452,7 +454,8 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
         policy=roles["policy"] if acts and type(method).act is Method.act else None,
         start=roles.get("start"),
         average=getattr(method, "average", None),
-        kl_bound=getattr(method, "kl_bound", None),
+        reward=roles["reward"] if "reward" in set(method.roles) - set(method.trains) else None,
+        samples=method.samples if isinstance(method, BestOfN) else None,
         beta=beta,
         theta=theta if offline and (beta or not acts) else None,
         theta_scale=beta or 1.0,
@@ -496,6 +499,7 @@ def record(parts: Parts, examination: Examination, tokenizer: Any, folder: Path)
     if not examination.suite.figures:
         return []
     drawn = figures.learning_curves(folder / EVENTS, folder / "figures")
+    drawn += overoptimisation(folder / EVENTS, folder / "figures")
     if examination.margins is not None and examination.flipped is not None:
         drawn += figures.margin_histogram(examination.margins, examination.flipped, folder / "figures")
     if examination.held_out is not None and examination.subject.act is None:

@@ -158,6 +158,16 @@ def ratio(*, figure: str, arm: str, other: str) -> Statistic:
     return lambda cells: ours(cells) / theirs(cells)
 
 
+def fall_ratio(*, along: Sequence[str], arm: str, other: str) -> Statistic:
+    """How far figures fall from the highest to the last of a curve, the seeds' mean of `arm` over that of `other`."""
+
+    def fall(cells: Sequence[Cell], name: str) -> float:
+        curves = np.array([[cell.figures[figure] for figure in along] for cell in cells if cell.arm == name])
+        return float((curves.max(1) - curves[:, -1]).mean())
+
+    return lambda cells: fall(cells, arm) / fall(cells, other)
+
+
 def excess(*, figure: str, better: str, worse: str, start: str, times: float) -> Statistic:
     """The mean over seeds of (better - start) - times (worse - start): above 0 where the one gains that many times as
     much, and where the other loses."""

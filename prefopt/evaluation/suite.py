@@ -6,19 +6,29 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from prefopt.datasets.data import Data, Split
 from prefopt.errors import PrefoptError
 from prefopt.evaluation.calibration import calibration
 from prefopt.evaluation.elections import elected
-from prefopt.evaluation.exact import enumerated, expected_error, parameter_error, ranked
+from prefopt.evaluation.exact import best_law, enumerated, expected_error, parameter_error, ranked
 from prefopt.evaluation.game import played
 from prefopt.evaluation.gold import Answers, answered, compared, distinct_prompts, samples
 from prefopt.evaluation.groups import by_group
 from prefopt.evaluation.own import View
 from prefopt.evaluation.pairs import Figures, detection, held_out, sides
+from prefopt.evaluation.proxy import (
+    Rewards,
+    enumerated_curve,
+    enumerated_standardised,
+    sampled_curve,
+    sampled_standardised,
+    standardised,
+)
 from prefopt.evaluation.subject import Act, Subject
+from prefopt.models.exact import everything
 
 NOISE_ROWS = 2000
 """Training pairs at most on which flipped and clean margins are told apart."""
@@ -82,8 +92,24 @@ class Examination:
 
     @cached_property
     def start_answers(self) -> Answers:
-        assert self.subject.start is not None
-        return self._answered(self.subject.start.sample)
+        start: Any = self.subject.start
+        return self._answered(start.sample)
+
+    @cached_property
+    def candidates(self) -> Answers:
+        """The start's answers that best-of-n chooses from."""
+        subject: Any = self.subject
+        return self._answered(subject.start.sample, subject.samples)
+
+    @cached_property
+    @torch.no_grad()
+    def listed_rewards(self) -> Rewards:
+        """[C, R] of every response of an exact world."""
+        world: Any = self.data.world
+        gold, proxy, device = world.rewards, self.subject.proxy, self.subject.device
+        if proxy is None:
+            return {"gold": gold}
+        return {"gold": gold, "proxy": proxy.score(everything(*gold.shape).to(device)).to(gold)}
 
     def during(self) -> Figures:
         """What a learning curve shows: some held-out pairs, and fresh answers or exact figures."""
@@ -115,16 +141,41 @@ class Examination:
             figures["theta/error"] = parameter_error(data.world, subject.theta_scale * subject.theta.detach())
             if self.rate is not None and self.rate < 0.5:
                 figures["theta/expected"] = self.expected
-        if subject.policy is not None and hasattr(subject.policy, "table"):
-            table = subject.policy.table()
-            if hasattr(data.world, "preferences"):
-                average = None if subject.average is None else subject.average()
-                figures |= played(data.world, table, beta=subject.beta, average=average)
-            else:
-                figures |= enumerated(data.world, table, beta=subject.beta)
+        game, exact = hasattr(data.world, "preferences"), hasattr(subject.start, "table")
+        if game and subject.policy is not None:
+            average = None if subject.average is None else subject.average()
+            figures |= played(data.world, subject.policy.table(), beta=subject.beta, average=average)
+        elif exact and not game and (subject.policy is not None or subject.samples is not None):
+            figures |= self._enumerated()
         elif subject.act is not None and subject.start is not None:
-            self.answers = self._answered(subject.act)
-            figures |= compared(subject, self.answers, self.start_answers)
+            figures |= self._sampled(subject.act)
+        return figures
+
+    def _enumerated(self) -> Figures:
+        """On an exact world, of every response."""
+        subject: Any = self.subject
+        start, N, rewards = subject.start.table().detach().cpu(), subject.samples, self.listed_rewards
+        by = rewards[subject.by]
+        policy = subject.policy.table().detach().cpu() if N is None else best_law(start, by, N)
+        figures = enumerated(self.data.world, policy, beta=subject.beta)
+        if subject.reward is not None:
+            scaled = standardised(rewards, rewards, start.exp())
+            figures |= enumerated_standardised(policy, scaled)
+            figures |= {} if N is None else enumerated_curve(start, by, scaled, N)
+        return figures
+
+    def _sampled(self, act: Act) -> Figures:
+        """Of fresh answers."""
+        subject = self.subject
+        if subject.samples is None:
+            start, self.answers = self.start_answers, self._answered(act)
+        else:
+            start, self.answers = self.candidates, self.candidates.best(subject.by)
+        figures = compared(subject, self.answers, self.start_answers)
+        if subject.reward is not None:
+            figures |= sampled_standardised(standardised(self.answers.rewards, start.rewards))
+        if subject.samples is not None:
+            figures |= sampled_curve(start.rewards[subject.by], standardised(start.rewards, start.rewards))
         return figures
 
     def samples(self, decode: Callable[[Tensor], str]) -> list[dict[str, Any]]:
@@ -133,9 +184,18 @@ class Examination:
             return []
         return samples(decode, self.answers, self.start_answers)
 
-    def _answered(self, act: Act) -> Answers:
-        suite, device = self.suite, self.subject.device
-        return answered(act, self.data, self.rows, batch_size=suite.batch_size, seed=suite.seed, device=device)
+    def _answered(self, act: Act, n: int = 1) -> Answers:
+        suite, subject = self.suite, self.subject
+        return answered(
+            act,
+            self.data,
+            self.rows,
+            n=n,
+            proxy=subject.proxy,
+            batch_size=suite.batch_size,
+            seed=suite.seed,
+            device=subject.device,
+        )
 
     def _own(self) -> Figures:
         lesson, data = self.subject.lesson, self.data

@@ -44,6 +44,8 @@ class Form:
 class Preference(nn.Module, Scorer):
     """embedder: a reward model whose `embedded` gives [B, n, 2k] embeddings, and [B, d] states of the prompts."""
 
+    alone = False
+
     def __init__(self, embedder: Any, form: Form) -> None:
         super().__init__()
         self.embedder, self.dimension, self.tau = embedder, form.dimension, form.tau

@@ -5,7 +5,7 @@ seed, so that the minimum of two that were not standardised compares unlike unit
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,12 @@ from prefopt.errors import PrefoptError
 
 
 class Scorer:
-    """Whatever judges responses: by a reward each, or by a table of its own where preferences may run in circles."""
+    """Whatever judges responses: by a reward each, or by a table of its own where preferences may run in circles.
+
+    alone: whether a response has its reward by itself, and not against the others of its group.
+    """
+
+    alone: ClassVar[bool] = True
 
     def score(self, groups: Groups) -> Tensor:
         """[B, n] reward of each response."""
@@ -60,13 +65,19 @@ def moments(scorer: Any, samples: Iterable[Groups]) -> tuple[float, float]:
 
     Raises PrefoptError where a reward is not finite, or where all are the same.
     """
-    scores = finite(torch.cat([scorer.score(groups).double().flatten().cpu() for groups in samples]))
-    if scores.min() == scores.max():
+    return spread(torch.cat([scorer.score(groups).double().flatten().cpu() for groups in samples]))
+
+
+def spread(rewards: Tensor, law: Tensor | None = None) -> tuple[float, float]:
+    """The same of rewards that are there already, which come up in proportion to `law` where they are not all alike."""
+    if finite(rewards).min() == rewards.max():
         raise PrefoptError(
-            f"a reward model gives all of {len(scores)} responses the same reward, {scores[0]:.4g}",
+            f"a reward model gives all of {rewards.numel()} responses the same reward, {rewards.flatten()[0]:.4g}",
             "it has learned nothing: train it for longer (rounds) or on more pairs",
         )
-    return float(scores.mean()), float(scores.std(correction=0))
+    share = torch.ones_like(rewards) / rewards.numel() if law is None else law / law.sum()
+    mean = (share * rewards).sum()
+    return float(mean), float((share * (rewards - mean) ** 2).sum().sqrt())
 
 
 def finite(rewards: Tensor) -> Tensor:

@@ -106,6 +106,7 @@ class Lab:
             patch.setattr(prefopt.run, "record", record)
             for drawing in ("learning_curves", "margin_histogram", "reliability_diagram", "samples_table"):
                 patch.setattr(figures, drawing, lambda *_: [])
+            patch.setattr(prefopt.run, "overoptimisation", lambda *_: [])
             stored = prefopt.run.run(config)
         return Outcome(
             stored,
