@@ -16,7 +16,7 @@ from prefopt.batch import Contexts, Groups
 from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
 from prefopt.methods.iterative.average import Average
-from prefopt.methods.iterative.payoff import positive, sound
+from prefopt.methods.iterative.payoff import check, positive
 from prefopt.models.ensemble import Aggregate
 from prefopt.models.exact import everything
 from prefopt.models.scorer import mean
@@ -26,7 +26,7 @@ from prefopt.table import Table
 class MultiplicativeWeights(Method):
     """Args: payoff, beta, aggregate: as in self-play. A round is an update, in every context of the data.
 
-    Raises PrefoptError for a policy that is not one number a response, and where payoffs are not sound.
+    Raises PrefoptError for a policy that is not one number a response, and for payoffs as in self-play.
     """
 
     eats = Contexts
@@ -49,7 +49,8 @@ class MultiplicativeWeights(Method):
             raise PrefoptError("method=multiplicative_weights writes down one number a response", "use model=tabular")
         self.contexts = torch.from_numpy(np.unique(data.prompt.values)).to(self.policy.reference.device)
         groups = everything(*self.policy.reference.shape).to(self.contexts.device).pick(self.contexts.long())
-        self.payoffs = sound(self.payoff(self.reward.table(groups)), groups)
+        self.payoffs = self.payoff(self.reward.table(groups))
+        check([self.payoffs], [groups])
 
     @torch.no_grad()
     def finish(self, round: int) -> None:

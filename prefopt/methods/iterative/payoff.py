@@ -1,5 +1,7 @@
 """What an answer earns against another, from the log-odds [B, n, n] that it is preferred; as skew-symmetric as they."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from prefopt.batch import Groups
@@ -23,19 +25,16 @@ def positive(beta: float) -> float:
     return beta
 
 
-def sound(payoffs: Tensor, groups: Groups) -> Tensor:
-    """The payoffs [B, n, n] of these groups.
-
-    Raises PrefoptError where one is not finite, or where all are 0 although responses differ.
-    """
-    if lost := int((~payoffs.isfinite()).sum()):
+def check(payoffs: Sequence[Tensor], parts: Sequence[Groups]) -> None:
+    """Raise PrefoptError where a payoff [B, n, n] is not finite, or where all are 0 although responses differ."""
+    if lost := sum(int((~each.isfinite()).sum()) for each in payoffs):
         raise PrefoptError(
-            f"the scorer gives {lost} of {payoffs.numel()} pairs log-odds that are not finite",
+            f"the scorer gives {lost} of {sum(each.numel() for each in payoffs)} pairs log-odds that are not finite",
             "train the preference model with a lower learning rate (optimizer.lr), or look at what it learned from",
         )
-    if not payoffs.any() and bool((groups.response != groups.response[:, :1]).any()):
+    differ = any(bool((groups.response != groups.response[:, :1]).any()) for groups in parts)
+    if differ and not any(bool(each.any()) for each in payoffs):
         raise PrefoptError(
-            f"the scorer prefers none of {groups.length.numel()} responses to another",
+            f"the scorer prefers none of {sum(groups.length.numel() for groups in parts)} responses to another",
             "it has learned nothing: train it for longer (rounds) or on more pairs",
         )
-    return payoffs

@@ -10,16 +10,16 @@ sums over tokens, stay with the samples. Unlike the papers' code, one optimiser 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from prefopt.batch import Groups, Rated
+from prefopt.engine.best import picked
 from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
 from prefopt.methods.iterative.average import Average
-from prefopt.methods.iterative.payoff import positive, sound
+from prefopt.methods.iterative.payoff import check, positive
 from prefopt.methods.metrics import Metrics
 from prefopt.methods.rollout import rated_as, sampled
 from prefopt.models.ensemble import Aggregate
@@ -32,7 +32,7 @@ class SelfPlay(Method):
     extremes: learn from the best and the worst of the K alone. gamma: 1 for length-normalised GPO. prompts: of a round.
     passes: over a round's samples. aggregate: of a reward model's members, [k, ...] -> [...].
 
-    Raises PrefoptError where payoffs are not sound.
+    Raises PrefoptError where the payoffs of a round are not finite, or all 0.
     """
 
     eats = Rated
@@ -66,7 +66,9 @@ class SelfPlay(Method):
         if self.average is not None:
             self.average.add(self.policy)
         rows, parts = sampled(self, data, round, self.samples)
-        earned = [sound(self.payoff(self.reward.table(groups)), groups).mean(-1) for groups in parts]
+        payoffs = [self.payoff(self.reward.table(groups)) for groups in parts]
+        check(payoffs, parts)
+        earned = [each.mean(-1) for each in payoffs]
         if self.extremes:
             places = [torch.stack([s.argmax(1), s.argmin(1)], 1) for s in earned]
             parts = [picked(groups, at) for groups, at in zip(parts, places, strict=True)]
@@ -81,9 +83,3 @@ class SelfPlay(Method):
 
     def score(self, groups: Groups) -> Tensor:
         return self.reward.score(groups)
-
-
-def picked(groups: Groups, at: Tensor) -> Groups:
-    """The responses at these places [B, m] of their groups."""
-    rows = torch.arange(len(groups), device=at.device)[:, None]
-    return replace(groups, response=groups.response[rows, at], length=groups.length[rows, at])
