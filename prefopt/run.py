@@ -15,7 +15,7 @@ import yaml
 from omegaconf import DictConfig
 
 from prefopt import belief, ranks, stop, store
-from prefopt.batch import Demonstrations, Pairs, Prompts, Reasoned
+from prefopt.batch import Choices, Demonstrations, Prompts, Reasoned
 from prefopt.cast import cast
 from prefopt.check import check
 from prefopt.config import STRUCTURE, made, needed, plain, stages
@@ -337,8 +337,9 @@ def undivided() -> AbstractContextManager[None]:
 
 def noisy(data: Data, noise: Any, seed: int) -> Data:
     """The data with noise on the labels of the training pairs."""
-    recorded = Recorded.from_table(data.train.pairs, data.train.truth.label, data.train.truth.gold)
-    return replace(data, train=data.train.relabelled(noise.flips(recorded, seed)))
+    pairs = data.train.pairs
+    recorded = Recorded.from_table(pairs, np.asarray(pairs.columns["label"]), data.train.truth.gold)
+    return replace(data, train=data.train.relabelled(noise.labels(recorded, seed)))
 
 
 def food(method: Method, data: Data) -> Table:
@@ -347,7 +348,7 @@ def food(method: Method, data: Data) -> Table:
         assert data.demonstrations is not None
         return data.demonstrations
     pairs = data.train.pairs
-    if issubclass(method.eats, Pairs) and method.per_round is None:
+    if issubclass(method.eats, Choices) and method.per_round is None:
         if method.eats is Reasoned and not issubclass(pairs.kind, Reasoned):
             raise PrefoptError(
                 f"{type(method).__name__} eats {method.eats.__name__}, and these pairs have no rationales",
@@ -443,7 +444,7 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
     main = getattr(method, method.trains[0]) if method.trains else roles.get("policy")
     objective = getattr(method, "objective", None)
     beta = getattr(method, "beta", None) or getattr(objective, "price", None)
-    offline = issubclass(method.eats, Pairs) and method.per_round is None
+    offline = issubclass(method.eats, Choices) and method.per_round is None
     implied = objective.reward if objective is not None and objective.uses_reference else None
     theta = getattr(getattr(main, "f", None), "theta", None)
     membership = getattr(method, "membership", None)
@@ -454,6 +455,7 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
         implied=implied,
         policy=roles["policy"] if acts and type(method).act is Method.act else None,
         start=roles.get("start"),
+        average=getattr(method, "average", None),
         reward=roles["reward"] if "reward" in set(method.roles) - set(method.trains) else None,
         samples=method.samples if isinstance(method, BestOfN) else None,
         beta=beta,

@@ -11,6 +11,7 @@ RESAMPLES = 1000
 EXTREMES = frozenset(
     {
         "smallest_gap",
+        "smallest_ratio",
         "median_gap",
         "gap_at_best",
         "recovery_ratio",
@@ -162,6 +163,16 @@ def ratio(*, figure: str, arm: str, other: str) -> Statistic:
     return lambda cells: ours(cells) / theirs(cells)
 
 
+def fall_ratio(*, along: Sequence[str], arm: str, other: str) -> Statistic:
+    """How far figures fall from the highest to the last of a curve, the seeds' mean of `arm` over that of `other`."""
+
+    def fall(cells: Sequence[Cell], name: str) -> float:
+        curves = np.array([[cell.figures[figure] for figure in along] for cell in cells if cell.arm == name])
+        return float((curves.max(1) - curves[:, -1]).mean())
+
+    return lambda cells: fall(cells, arm) / fall(cells, other)
+
+
 def excess(*, figure: str, better: str, worse: str, start: str, times: float) -> Statistic:
     """The mean over seeds of (better - start) - times (worse - start): above 0 where the one gains that many times as
     much, and where the other loses."""
@@ -224,6 +235,11 @@ def largest_ratio(*, figure: str, arm: str, other: str) -> Statistic:
         return float(max(value[arm, seed] / value[other, seed] for name, seed in value if name == arm))
 
     return of
+
+
+def smallest_ratio(*, arm: str, figure: str, over: str) -> Statistic:
+    """The least over seeds of a figure over another of the same run."""
+    return lambda cells: float(min(c.figures[figure] / c.figures[over] for c in cells if c.arm == arm))
 
 
 def at_equal_cost(*, figure: str, cost: str, arm: str, along: Sequence[str]) -> Statistic:

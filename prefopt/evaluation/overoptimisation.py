@@ -68,5 +68,6 @@ def overoptimisation(events: Path, folder: Path) -> list[Path]:
 def over_kl(axis: "Axes") -> None:
     """Make the x axis one of KL, on which its square root is even (as in Gao et al., 2023, arXiv 2210.10760)."""
     axis.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0.0)), np.square))
+    axis.locator_params(axis="x", nbins=6)
     axis.set_xlim(left=0.0)
     axis.set_xlabel("KL to the start (nats)")

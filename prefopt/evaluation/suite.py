@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prefopt.batch import Pairs
 from prefopt.datasets.data import Data, Split
 from prefopt.errors import PrefoptError
 from prefopt.evaluation.calibration import calibration
@@ -126,9 +127,9 @@ class Examination:
     def _pairs(self, split: Split, rows: np.ndarray) -> Figures:
         if self.subject.score is None and self.subject.policy is None:
             return {}
-        values = sides(self.subject, split, self.suite.batch_size, rows)
+        values = sides(self.subject, split.pairs, split.truth.label, self.suite.batch_size, rows)
         figures = held_out(values, beta=self.subject.beta, rater_share=self.suite.rater_share)
-        if "reward" in values:
+        if "reward" in values and issubclass(split.pairs.kind, Pairs):
             self.held_out = values["reward"][:, 0] - values["reward"][:, 1]
             figures |= calibration(self.held_out) | by_group(split.pairs, rows, self.held_out > 0)
         return figures
@@ -146,7 +147,8 @@ class Examination:
                 figures["theta/expected"] = self.expected
         game, exact = hasattr(data.world, "preferences"), hasattr(subject.start, "table")
         if game and subject.policy is not None:
-            figures |= played(data.world, subject.policy.table(), beta=subject.beta)
+            average = None if subject.average is None else subject.average()
+            figures |= played(data.world, subject.policy.table(), beta=subject.beta, average=average)
         elif exact and not game and (subject.policy is not None or subject.samples is not None):
             figures |= self._enumerated()
         elif subject.act is not None and subject.start is not None:
@@ -216,10 +218,9 @@ class Examination:
     def _noise(self) -> Figures:
         if self.subject.score is None or self.subject.lesson is None:
             return {}
-        train = self.data.train
-        rows = np.arange(min(len(train.pairs), NOISE_ROWS))
-        reward = sides(self.subject, train, self.suite.batch_size, rows)["reward"]
-        self.flipped = train.truth.flipped[rows]
-        self.margins = (reward[:, 0] - reward[:, 1]) * np.where(self.flipped, -1, 1)
+        pairs, truth = self.data.train.pairs, self.data.train.truth
+        rows = np.arange(min(len(pairs), NOISE_ROWS))
+        reward = sides(self.subject, pairs, np.asarray(pairs.columns["label"]), self.suite.batch_size, rows)["reward"]
+        self.flipped, self.margins = truth.flipped[rows], reward[:, 0] - reward[:, 1]
         view = View(self.subject.lesson, self.suite.batch_size, self.subject.device)
-        return detection(self.margins, self.flipped) | view.trust(train.pairs, self.flipped)
+        return detection(self.margins, self.flipped) | view.trust(pairs, self.flipped)

@@ -15,6 +15,7 @@ from prefopt.batch import Groups
 from prefopt.errors import PrefoptError
 from prefopt.methods.memory import Memory
 from prefopt.methods.metrics import Metrics
+from prefopt.models.preference import Form
 from prefopt.models.scorer import mean
 from prefopt.table import Table
 
@@ -52,7 +53,18 @@ class Method(L.LightningModule):
         self.automatic_optimization = False
         self.strict_loading = False
         self.seed = 0
+        self._given: Table | None = None
         self.meter = Meter()
+
+    @property
+    def rows(self) -> np.ndarray | None:
+        """Rows of what `collect` returned that this round goes through, in this order; None: all, shuffled."""
+        return None
+
+    @property
+    def form(self) -> Form | None:
+        """Of the preference model that it trains; None where it trains a reward, or nothing of the kind."""
+        return None
 
     def collect(self, data: Table, round: int) -> Table | None:
         """What this round trains on: the data as they are (offline), own samples (online), None (no gradient)."""

@@ -54,7 +54,7 @@ class Row:
         """The exact world, which is quick, where it gives what the method eats, and text elsewhere."""
         method = self.method
         eaten = Prompts if method.per_round is not None else method.eats
-        if "exact" in method.worlds and eaten in Bandit.gives:
+        if "exact" in method.worlds and any(issubclass(kind, eaten) for kind in Bandit.gives):
             return EXACT + EXACT_SIZES
         return TEXT + TEXT_SIZES if eaten in Reviews.gives else REASONED + TEXT_SIZES
 

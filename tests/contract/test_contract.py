@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import prefopt.methods
 import prefopt.run
-from prefopt.batch import Demonstrations, Groups, Pairs, Prompts, Rated
+from prefopt.batch import Choices, Demonstrations, Groups, Pairs, Prompts, Rated
 from prefopt.config import CONF, STRUCTURE, composed, plain
 from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
@@ -28,7 +28,7 @@ from prefopt.run import food
 
 HOOKS = {"collect", "loss", "finish", "act", "score", "weigh"}
 HELPERS = {"metrics"}
-RESPONSES: dict[type, int] = {Prompts: 0, Demonstrations: 1, Pairs: 2, Rated: 4}
+RESPONSES: dict[type, int] = {Prompts: 0, Demonstrations: 1, Pairs: 2, Choices: 3, Rated: 4}
 GIVEN_BY_THE_RUN = {"tracking": {"home"}}
 ROLES = ("policy", "reference", "reward", "judge")
 B, T = 16, 5
@@ -387,7 +387,7 @@ def test_every_declared_role_is_used_and_no_other(row: Any, home: Any, monkeypat
     table = method.collect(eaten, 0)
     assert (table is None) == (not method.trains)
     if table is not None:
-        assert table.kind is method.eats
+        assert issubclass(table.kind, method.eats)
         assert len(table) == (method.per_round or len(eaten))
         losses, _ = method.loss(table.batch(np.arange(8)))
         losses.sum().backward()

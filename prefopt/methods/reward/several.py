@@ -36,12 +36,17 @@ class Several(BradleyTerry):
 
     def loss(self, batch: Pairs) -> tuple[Tensor, Metrics]:
         """The sum of the members' losses [B], and the means of their metrics."""
+        losses, metrics = self._each(batch)
+        return losses.sum(0), {name: told.mean(0) for name, told in metrics.items()}
+
+    def _each(self, batch: Pairs) -> tuple[Tensor, Metrics]:
+        """[k, B] the members' losses, and [k, ...] their metrics."""
         each, robusts = [], list[Any](self.robusts)
         for k, (member, robust) in enumerate(zip(self.reward.members, robusts, strict=True)):
             own = self._seen(k, batch)
             each.append(self._losses(member.score(own), own, robust))
-        metrics = {name: torch.stack([told[name] for _, told in each]).mean(0) for name in each[0][1]}
-        return torch.stack([losses for losses, _ in each]).sum(0), metrics
+        metrics = {name: torch.stack([told[name] for _, told in each]) for name in each[0][1]}
+        return torch.stack([losses for losses, _ in each]), metrics
 
     @torch.no_grad()
     def weigh(self, batch: Pairs) -> Tensor | None:
