@@ -109,16 +109,24 @@ class Demonstrations(Groups):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pairs(Groups):
-    """Two responses in a random order, and which of them is recorded as preferred.
+class Choices(Groups):
+    """n responses, and which of them is recorded as chosen.
 
-    label: [B] 0 or 1, the recorded (possibly flipped) preference. The truth is not here.
+    label: [B] 0 to n - 1, the recorded (possibly wrong) choice. The truth is not here.
+    """
+
+    label: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs(Choices):
+    """Two responses in a random order, and which of them is recorded as preferred: label 0 or 1.
+
     annotator, group: [B] codes, -1 where it is not known; None where the data do not have them.
     margin: [B] recorded strength of the preference, in float64, nan where it is not known; None likewise.
     score: [B, 2] of the responses under a method's frozen reward model, where a round began with them.
     """
 
-    label: Tensor
     annotator: Tensor | None = None
     group: Tensor | None = None
     margin: Tensor | None = None
@@ -174,6 +182,21 @@ class Rated(Groups):
 
     reward: Tensor
     behaviour: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollouts(Rated):
+    """Own samples, token by token, beside a critic's opinion of them.
+
+    finished: [B, n] whether the response ended by itself. value: [B, n, T] of what was there before the token, by the
+    critic as it was when the token was drawn. returns, advantage: [B, n, T] what the token led to, in all and beyond
+    the value, whitened.
+    """
+
+    finished: Tensor
+    value: Tensor
+    returns: Tensor
+    advantage: Tensor
 
 
 def chosen_rejected(values: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:

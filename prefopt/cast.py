@@ -17,10 +17,12 @@ from prefopt.methods.base import Method
 from prefopt.models.causal import AdapterOff, frozen_copy
 from prefopt.models.ensemble import Ensemble, opened
 from prefopt.models.judge import Judge
-from prefopt.models.model import Gold
+from prefopt.models.model import Gold, GoldOfGroup
 from prefopt.models.scorer import Scorer
 from prefopt.noise.base import Noise
 
+GROUPS = "groups"
+"""The need of a reward that is the gold ones of the world's groups, as an ensemble."""
 SCALE_PROMPTS, SCALE_RESPONSES = 256, 8
 """Samples of the reference policy that an ensemble's members are put on one scale by."""
 
@@ -63,6 +65,9 @@ def cast(
         if role in places:
             reward = opened(places[role], lambda folder: model.reward(data, tokenizer, folder))
             return frozen_copy(reward.to(device))
+        if needs[role] == GROUPS:
+            world: Any = data.world
+            return Ensemble([GoldOfGroup(world, group) for group in range(len(world.group_rewards))])
         if isinstance(needs[role], Mapping):
             judge = made(needs[role]).judge(data, tokenizer)
             return frozen_copy(judge.to(device)) if isinstance(judge, torch.nn.Module) else judge

@@ -6,7 +6,8 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from prefopt import belief
-from prefopt.batch import Demonstrations, Pairs, Prompts
+from prefopt.batch import Choices, Demonstrations, Prompts
+from prefopt.cast import GROUPS
 from prefopt.config import made, needed, stages
 from prefopt.errors import PrefoptError
 from prefopt.foresee import check_worlds
@@ -26,7 +27,7 @@ def check(config: DictConfig, method: Method, model: Any, dataset: Any) -> None:
             "leave micro_batch_size=null, and lower batch_size where memory is short",
         )
     eaten = Prompts if method.per_round is not None else method.eats
-    if eaten not in dataset.gives:
+    if not any(issubclass(kind, eaten) for kind in dataset.gives):
         gives = ", ".join(sorted(kind.__name__ for kind in dataset.gives))
         mend = "on exact worlds the policy starts as the reference, without SFT"
         raise PrefoptError(
@@ -96,6 +97,13 @@ def _check_judge(config: DictConfig, model: Any, dataset: Any, role: str, need: 
                 f"{model.world}",
                 f"use method.needs.{role}=gold, or 'method.needs.{role}={{method: bradley_terry}}'",
             )
+    elif need == GROUPS and role == "reward":
+        if not getattr(dataset, "has_groups", False):
+            raise PrefoptError(
+                f"method.needs.reward=groups, but dataset={config.choices.dataset} has no groups that want different "
+                "things",
+                "use dataset=populations, or 'method.needs.reward={method: bt_mixture}'",
+            )
     else:
         if need != "gold":
             raise PrefoptError(
@@ -111,6 +119,6 @@ def _check_judge(config: DictConfig, model: Any, dataset: Any, role: str, need: 
 def reads_labels(config: DictConfig) -> bool:
     """Whether the labels of training pairs, or of a judge, enter this run or one that it needs."""
     method: Any = get_class(config.method._target_)
-    if issubclass(method.eats, Pairs):
+    if issubclass(method.eats, Choices):
         return True
     return any(need.get("noise") != "none" and reads_labels(needed(config, need)) for need in stages(config).values())

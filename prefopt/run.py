@@ -15,7 +15,7 @@ import yaml
 from omegaconf import DictConfig
 
 from prefopt import belief, ranks, stop, store
-from prefopt.batch import Demonstrations, Pairs, Prompts, Reasoned
+from prefopt.batch import Choices, Demonstrations, Prompts, Reasoned
 from prefopt.cast import cast
 from prefopt.check import check
 from prefopt.config import STRUCTURE, made, needed, plain, stages
@@ -24,6 +24,7 @@ from prefopt.engine.reference import with_reference
 from prefopt.errors import Interrupted, PrefoptError
 from prefopt.evaluation import figures
 from prefopt.evaluation.calibration import binned
+from prefopt.evaluation.overoptimisation import overoptimisation
 from prefopt.evaluation.subject import Subject
 from prefopt.evaluation.suite import Examination
 from prefopt.files import replace_text
@@ -34,6 +35,7 @@ from prefopt.loop.record import Unwritten
 from prefopt.loop.sharded import whole
 from prefopt.loop.together import fit_together
 from prefopt.methods.base import Method
+from prefopt.methods.selection.best_of_n import BestOfN
 from prefopt.noise.base import Recorded
 from prefopt.progress import say
 from prefopt.table import Table
@@ -335,8 +337,9 @@ def undivided() -> AbstractContextManager[None]:
 
 def noisy(data: Data, noise: Any, seed: int) -> Data:
     """The data with noise on the labels of the training pairs."""
-    recorded = Recorded.from_table(data.train.pairs, data.train.truth.label, data.train.truth.gold)
-    return replace(data, train=data.train.relabelled(noise.flips(recorded, seed)))
+    pairs = data.train.pairs
+    recorded = Recorded.from_table(pairs, np.asarray(pairs.columns["label"]), data.train.truth.gold)
+    return replace(data, train=data.train.relabelled(noise.labels(recorded, seed)))
 
 
 def food(method: Method, data: Data) -> Table:
@@ -345,7 +348,7 @@ def food(method: Method, data: Data) -> Table:
         assert data.demonstrations is not None
         return data.demonstrations
     pairs = data.train.pairs
-    if issubclass(method.eats, Pairs) and method.per_round is None:
+    if issubclass(method.eats, Choices) and method.per_round is None:
         if method.eats is Reasoned and not issubclass(pairs.kind, Reasoned):
             raise PrefoptError(
                 f"{type(method).__name__} eats {method.eats.__name__}, and these pairs have no rationales",
@@ -441,9 +444,10 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
     main = getattr(method, method.trains[0]) if method.trains else roles.get("policy")
     objective = getattr(method, "objective", None)
     beta = getattr(method, "beta", None) or getattr(objective, "price", None)
-    offline = issubclass(method.eats, Pairs) and method.per_round is None
+    offline = issubclass(method.eats, Choices) and method.per_round is None
     implied = objective.reward if objective is not None and objective.uses_reference else None
     theta = getattr(getattr(main, "f", None), "theta", None)
+    membership = getattr(method, "membership", None)
     return Subject(
         act=method.act if acts else None,
         score=method.score if type(method).score is not Method.score else None,
@@ -451,8 +455,10 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
         implied=implied,
         policy=roles["policy"] if acts and type(method).act is Method.act else None,
         start=roles.get("start"),
-        kl_bound=getattr(method, "kl_bound", None),
+        reward=roles["reward"] if "reward" in set(method.roles) - set(method.trains) else None,
+        samples=method.samples if isinstance(method, BestOfN) else None,
         beta=beta,
+        clusters=None if membership is None else membership.assigned,
         theta=theta if offline and (beta or not acts) else None,
         theta_scale=beta or 1.0,
         elect=getattr(method, "election", None),
@@ -495,6 +501,7 @@ def record(parts: Parts, examination: Examination, tokenizer: Any, folder: Path)
     if not examination.suite.figures:
         return []
     drawn = figures.learning_curves(folder / EVENTS, folder / "figures")
+    drawn += overoptimisation(folder / EVENTS, folder / "figures")
     if examination.margins is not None and examination.flipped is not None:
         drawn += figures.margin_histogram(examination.margins, examination.flipped, folder / "figures")
     if examination.held_out is not None and examination.subject.act is None:

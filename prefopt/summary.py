@@ -12,6 +12,8 @@ SHOWN = (
     ("gold/win_rate", "gold win rate over the start"),
     ("gold/reward", "gold reward"),
     ("gold/reward_start", "gold reward of the start"),
+    ("gold/standardised", "gold reward (sd of the start's)"),
+    ("proxy/standardised", "proxy reward (sd of the start's)"),
     ("gold/kl", "KL to the start (nats)"),
     ("gold/kl_bound", "KL to the start at most (nats)"),
     ("regret", "regret"),

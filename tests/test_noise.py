@@ -11,14 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from prefopt.batch import Pairs
+from prefopt.batch import Choices, Pairs
 from prefopt.errors import PrefoptError
 from prefopt.noise.base import Noise, Recorded, uniform
 from prefopt.table import Ragged, Table
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "noise"
-KINDS = ["flip", "asymmetric", "temperature", "margin", "annotators", "groups", "length_bias", "adversarial"]
-PER_ID = ["flip", "asymmetric"]
+KINDS = [
+    "flip",
+    "confused",
+    "asymmetric",
+    "temperature",
+    "margin",
+    "annotators",
+    "groups",
+    "length_bias",
+    "adversarial",
+]
+PER_ID = ["flip", "confused", "asymmetric"]
+OF_CHOICES = ["none", "flip", "confused"]
 
 kinds = st.sampled_from(KINDS)
 seeds = st.integers(0, 2**63)
@@ -291,6 +302,43 @@ def test_a_pair_alone_flips_with_the_rate(kind):
     assert np.mean([made.flips(one, seed=0) for one in alone]) == pytest.approx(expected, abs=0.08)
 
 
+def choices(n: int = 20_000, responses: int = 5) -> Recorded:
+    return replace(recorded(n), label=np.arange(n) % responses, length=np.ones((n, responses), dtype=int))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_turned_label_of_a_pair_is_the_other_one(kind):
+    pairs = recorded()
+    turned = noise(kind).labels(pairs, 0) != pairs.label
+    assert (turned == noise(kind).flips(pairs, 0)).all()
+    assert set(noise(kind).labels(pairs, 0)) == {0, 1}
+
+
+def test_a_flipped_choice_becomes_any_of_the_others_all_alike():
+    """As redrawing it from all of K with probability nu does at the rate nu (K - 1) / K."""
+    before = choices()
+    after = noise("flip", rate=0.6 * 4 / 5).labels(before, 0)
+    table = np.zeros((5, 5))
+    np.add.at(table, (before.label, after), 1 / 4000)
+    assert np.abs(table - (0.4 * np.eye(5) + 0.6 / 5)).max() < 4 * np.sqrt(0.25 / 4000)
+    assert (noise("flip", rate=0.3).labels(before, 0) != before.label).mean() == pytest.approx(0.3, abs=0.015)
+
+
+def test_a_confused_choice_becomes_its_neighbour():
+    before = choices()
+    after = noise("confused", rate=0.3).labels(before, 0)
+    moved = after != before.label
+    assert moved.mean() == pytest.approx(0.3, abs=0.015)
+    assert (after[moved] == (before.label[moved] + 1) % 5).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_turns_preferences_between_two_alone_refuses_choices_among_more(kind):
+    if kind not in OF_CHOICES:
+        with pytest.raises(PrefoptError, match=rf"noise={kind} .* choices among 5"):
+            noise(kind).labels(choices(50), 0)
+
+
 def test_every_kind_has_a_file_that_binds_to_its_class():
     assert {path.stem for path in CONF.glob("*.yaml")} == {"none", *KINDS}
     for path in CONF.glob("*.yaml"):
@@ -301,6 +349,18 @@ def test_every_kind_has_a_file_that_binds_to_its_class():
         assert made(**arguments).kind == path.stem
         assert arguments["rate"] == arguments["assumed"] == (0 if path.stem == "none" else 0.2)
         assert path.read_text().startswith("# ")
+
+
+def test_the_margin_of_a_choice_is_its_gap_to_the_best_other():
+    three = Table(
+        kind=Choices,
+        ids=np.array(["a"]),
+        prompt=Ragged.of([[1]]),
+        response=Ragged.of([[1], [2, 2], [3]]),
+        columns={"label": np.array([2])},
+    )
+    read = Recorded.from_table(three, np.array([2]), np.array([[0.5, 2.0, 1.0]]))
+    assert read.margin.tolist() == [-1.0] and read.length.tolist() == [[1, 2, 1]]
 
 
 def test_the_margin_is_the_first_gap_that_is_known_for_every_pair():

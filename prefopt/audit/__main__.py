@@ -80,12 +80,15 @@ def configured(overrides: Sequence[str]) -> dict[str, Any]:
 def loaded(settings: Mapping[str, Any]) -> "tuple[Data, Any]":
     """The dataset, with noise on its training labels where some is asked for, and the tokenizer of text, or None.
 
-    Raises PrefoptError where the dataset is text and the model reads none.
+    Raises PrefoptError where the dataset has no pairs, or is text and the model reads none.
     """
+    from prefopt.batch import Pairs
     from prefopt.config import made
     from prefopt.run import noisy
 
     dataset, tokenizer = made(settings["dataset"]), None
+    if Pairs not in dataset.gives:
+        raise PrefoptError(f"dataset={settings['choices']['dataset']} has no pairs to audit", "choose another dataset")
     if dataset.world == "text":
         model = made(settings["model"])
         if model.world != "text":

@@ -142,6 +142,11 @@ def mean_gap(*, figure: str, better: str, worse: str) -> Statistic:
     return of
 
 
+def between(*, arm: str, figure: str, other: str) -> Statistic:
+    """The mean over seeds of one figure of an arm less another of it."""
+    return lambda cells: float(np.mean([c.figures[figure] - c.figures[other] for c in cells if c.arm == arm]))
+
+
 def won(*, figure: str, better: str, worse: str) -> Statistic:
     """The share of the seeds in which `better` is above `worse`."""
 
@@ -156,6 +161,16 @@ def ratio(*, figure: str, arm: str, other: str) -> Statistic:
     """`arm` / `other` of the seeds' means."""
     ours, theirs = (mean(figure=figure, arm=name) for name in (arm, other))
     return lambda cells: ours(cells) / theirs(cells)
+
+
+def fall_ratio(*, along: Sequence[str], arm: str, other: str) -> Statistic:
+    """How far figures fall from the highest to the last of a curve, the seeds' mean of `arm` over that of `other`."""
+
+    def fall(cells: Sequence[Cell], name: str) -> float:
+        curves = np.array([[cell.figures[figure] for figure in along] for cell in cells if cell.arm == name])
+        return float((curves.max(1) - curves[:, -1]).mean())
+
+    return lambda cells: fall(cells, arm) / fall(cells, other)
 
 
 def excess(*, figure: str, better: str, worse: str, start: str, times: float) -> Statistic:

@@ -16,6 +16,7 @@ from prefopt import store
 from prefopt.errors import PrefoptError
 
 SWEEPS = "sweeps"
+BY_PATH = ("hydra.utils.get_class", "hydra.utils.get_method")
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,9 @@ def valued(cell: Cell, key: str) -> Any:
     for part in key.replace("/", ".").split("."):
         node = node.get(part) if isinstance(node, Mapping) else None
     if isinstance(node, Mapping) and "_target_" in node:
-        module, _, name = node["_target_"].rpartition(".")
-        return module.rpartition(".")[-1] if module.startswith("prefopt.") else name
+        target = node["path"] if node["_target_"] in BY_PATH else node["_target_"]
+        module, _, name = target.rpartition(".")
+        return module.rpartition(".")[-1] if module.startswith("prefopt.") and name[0].isupper() else name
     return json.dumps(node, sort_keys=True) if isinstance(node, Mapping | list) else node
 
 

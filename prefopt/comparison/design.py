@@ -19,6 +19,8 @@ ALWAYS = ("method", "dataset", "model", "noise")
 RATE, ASSUMED, SEED = "noise.rate", "noise.assumed", "seed"
 PRODUCT = ("method.objective", "method.robust")
 """Choices that the method's name tells already."""
+EFFORT = ("method.beta", "method.kl", "method.samples")
+"""How hard a method optimises: arms that differ in these alone are points of one curve."""
 OF_SETTINGS = ("dataset", "model", "noise")
 TOLD = "told the rate"
 WITHOUT_OUTCOME = ("choices", "tracking", "recipe", "model.recipe", "trainer.checkpoint_every_s", "evaluation.figures")
@@ -27,11 +29,12 @@ WITHOUT_OUTCOME = ("choices", "tracking", "recipe", "model.recipe", "trainer.che
 
 @dataclass(frozen=True)
 class Placed:
-    """A cell and its place in the design."""
+    """A cell and its place in the design. curve: the arm, however hard it optimises."""
 
     cell: Cell
     arm: str
     setting: str
+    curve: str
 
     @property
     def rate(self) -> float:
@@ -61,11 +64,14 @@ class Design:
         values = {cell.run: {axis: _along(cell, axis) for axis in axes} for cell in cells}
         of_arms = [axis for axis in axes if axis == ASSUMED or axis.split(".")[0] not in OF_SETTINGS]
         of_settings = [axis for axis in axes if axis not in of_arms]
-        arms = _labels([tuple(values[cell.run][axis] for axis in of_arms) for cell in cells], of_arms)
-        settings = _labels([tuple(values[cell.run][axis] for axis in of_settings) for cell in cells], of_settings)
+        of_curves = [axis for axis in of_arms if axis not in EFFORT]
+        arms, settings, curves = (
+            _labels([tuple(values[cell.run][axis] for axis in named) for cell in cells], named)
+            for named in (of_arms, of_settings, of_curves)
+        )
         if len(set(settings)) == 1:
             settings = [""] * len(cells)
-        found = [Placed(cell, arm, setting) for cell, arm, setting in zip(cells, arms, settings, strict=True)]
+        found = [Placed(*place) for place in zip(cells, arms, settings, curves, strict=True)]
         found.sort(key=lambda place: (place.setting, place.arm, place.rate, place.seed, place.cell.run))
         design = cls(tuple(found), axes)
         design._refuse_unequal((*allowed, *(key.replace("/", ".") for key in allowed)))

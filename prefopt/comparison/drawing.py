@@ -9,6 +9,7 @@ from prefopt.comparison.analysis import Comparison
 from prefopt.comparison.measures import Measure
 from prefopt.comparison.statistics import Estimate, estimate
 from prefopt.evaluation.figures import GREY, INK, PANELS, STYLE, Panel
+from prefopt.evaluation.overoptimisation import START, UNIT, Point, over_kl, way
 from prefopt.tracking.events import EVENTS, read
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def looks(arms: Sequence[str]) -> dict[str, Look]:
 def drawn(comparison: Comparison, folder: Path) -> list[Drawing]:
     """Draw what can be drawn of this comparison into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    kinds = (_degradation, _differences, _reward_and_kl, _others, _training)
+    kinds = (_degradation, _differences, _reward_and_kl, _overoptimisation, _others, _training)
     return [drawing for kind in kinds if (drawing := kind(comparison, folder)) is not None]
 
 
@@ -235,6 +236,54 @@ def _reward_and_kl(comparison: Comparison, folder: Path) -> Drawing | None:
         return _saved(figure, folder, "reward_and_kl", title, alt)
 
 
+def _overoptimisation(comparison: Comparison, folder: Path) -> Drawing | None:
+    design = comparison.design
+    ways = {p.cell.run: way(p.cell.folder / EVENTS) for p in design.placed if "proxy/standardised" in p.cell.figures}
+    pursuing = [place for place in design.placed if ways.get(place.cell.run)]
+    if sum(map(len, ways.values())) < 2:
+        return None
+    columns = sorted({(place.setting, place.rate) for place in pursuing})
+    with _figure(max(7.4, 3.7 * len(columns)), 5.4) as figure:
+        axes = figure.subplots(2, len(columns), squeeze=False, sharex=True, sharey="row")
+        for column, (setting, rate) in zip(axes.T, columns, strict=True):
+            for curve, look in looks(list({place.curve for place in pursuing})).items():
+                here = [p for p in pursuing if (p.setting, p.rate, p.curve) == (setting, rate, curve)]
+                for line in _ways([[ways[p.cell.run] for p in here if p.arm == arm] for arm in {p.arm for p in here}]):
+                    _line(column[0], [(kl, gold) for kl, gold, _ in line], look, curve)
+                    _line(column[1], [(kl, proxy) for kl, _, proxy in line], look, curve)
+            for axis in column:
+                axis.axhline(0.0, color=GREY, linewidth=1, linestyle=DASHED)
+                over_kl(axis)
+                axis.grid(axis="both")
+            column[0].set_xlabel("")
+            column[0].set_title(f"noise {rate:g}" + (f", {setting}" if setting else ""), fontsize=8.5)
+        axes[0, 0].set_ylabel("gold reward (sd)")
+        axes[1, 0].set_ylabel("proxy reward (sd)")
+        _legend(figure, axes.ravel(), comparison)
+        title = "Gold and proxy reward against KL"
+        alt = (
+            f"{title}: mean over seeds and 95 % interval, in {UNIT}'s answers from their mean; "
+            "from the start on, by the n of best-of-n, by optimiser steps, or by how hard each cell optimises."
+        )
+        return _saved(figure, folder, "overoptimisation", title, alt)
+
+
+def _ways(arms: Sequence[Sequence[Mapping[int, Point]]]) -> Iterator[list[tuple[float, Estimate, Estimate]]]:
+    """Lines of KL, mean gold and mean proxy: one an arm, of whose seeds the ways are; one of all that are points."""
+    each = []
+    for seeds in arms:
+        points = [[START] * len(seeds), *([seed[place] for seed in seeds] for place in _shared(seeds))]
+        each.append(
+            [
+                (estimate(kl).mean, estimate(gold), estimate(proxy))
+                for kl, gold, proxy in (zip(*p, strict=True) for p in points)
+            ]
+        )
+    if all(len(line) <= 2 for line in each):
+        each = [sorted((point for line in each for point in line), key=lambda point: point[0])]
+    return iter(each)
+
+
 def _others(comparison: Comparison, folder: Path) -> Drawing | None:
     measures = [of for of in comparison.measures() if of.key != comparison.main.key]
     panels = [(of, setting) for of in measures for setting in comparison.design.settings]
@@ -302,8 +351,12 @@ def _shown(panel: Panel, recorded: set[str]) -> str | None:
 
 
 def _mean_curve(series: Sequence[Mapping[int, float]]) -> list[tuple[float, Estimate]]:
-    steps = sorted(set.intersection(*(set(one) for one in series))) if series else []
-    return [(step, estimate([one[step] for one in series])) for step in steps]
+    return [(step, estimate([one[step] for one in series])) for step in _shared(series)]
+
+
+def _shared(series: Sequence[Mapping[int, Any]]) -> list[int]:
+    """The steps that all of them have."""
+    return sorted(set.intersection(*(set(one) for one in series))) if series else []
 
 
 def _legend(figure: "Figure", axes: Iterable["Axes"], comparison: Comparison) -> bool:

@@ -39,6 +39,13 @@ KNOWN: dict[str, tuple[int, str, str, float | str | None]] = {
         "Mean true reward of fresh answers; the level is that of the start.",
         "gold/reward_start",
     ),
+    "proxy/standardised": (
+        0,
+        "standard deviations",
+        "What the reward that was optimised says of fresh answers, in standard deviations of the start's answers from "
+        "their mean.",
+        None,
+    ),
     "regret": (
         -1,
         "expected reward",

@@ -78,6 +78,12 @@ def report(comparison: Comparison, question: Question, *, notes: Sequence[str], 
             kl_tables if comparison.kl != main.key else (),
         ),
         Section(
+            "Over-optimisation",
+            "Of runs that optimise a reward which is not the true one. Where this proxy goes on rising and gold falls, "
+            "they live on its errors.",
+            ("overoptimisation",),
+        ),
+        Section(
             "Other figures",
             "",
             ("others",),

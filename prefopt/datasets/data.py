@@ -28,9 +28,9 @@ class World(Protocol):
 
 @dataclass(frozen=True)
 class Truth:
-    """What no loss may see, row by row of a table of pairs.
+    """What no loss may see, row by row of a table of pairs, or of choices among n responses.
 
-    label: [N] the preference before noise. flipped: [N] whether the recorded one is another. gold: [N, 2] reward of
+    label: [N] the preference before noise. flipped: [N] whether the recorded one is another. gold: [N, n] reward of
     each response (nan where it is not known).
     """
 
@@ -41,25 +41,23 @@ class Truth:
 
 @dataclass(frozen=True)
 class Split:
-    """One split: its table of pairs and the truth about it."""
+    """One split: its table of pairs, or of choices, and the truth about it."""
 
     pairs: Table
     truth: Truth
 
-    def relabelled(self, turned: np.ndarray) -> "Split":
-        """The same pairs with these of their labels turned; the true label stays known to the truth alone."""
-        recorded = self.pairs.columns["label"]
-        label = np.where(turned, 1 - recorded, recorded)
-        pairs = replace(self.pairs, columns={**self.pairs.columns, "label": label})
-        return Split(pairs, replace(self.truth, flipped=label != self.truth.label))
+    def relabelled(self, label: np.ndarray) -> "Split":
+        """The same pairs with these labels [N]; the true ones stay known to the truth alone."""
+        truth = replace(self.truth, flipped=label != self.truth.label)
+        return Split(replace(self.pairs, columns={**self.pairs.columns, "label": label}), truth)
 
 
 @dataclass(frozen=True)
 class Data:
     """A dataset as a run sees it.
 
-    train, test: preference pairs. demonstrations: what `method=sft` imitates. world: the gold reward where it is
-    known. counts: what was read, used, cut and dropped, by reason.
+    train, test: preference pairs, or choices. demonstrations: what `method=sft` imitates. world: the gold reward where
+    it is known. counts: what was read, used, cut and dropped, by reason.
     """
 
     train: Split

@@ -1,11 +1,11 @@
-"""Pairs of an exact world, where a prompt is one context and a response one answer."""
+"""Pairs and choices of an exact world, where a prompt is one context and a response one answer."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from prefopt.batch import Pairs
+from prefopt.batch import Choices, Pairs
 from prefopt.datasets.corpus import order
 from prefopt.datasets.data import Split, Truth
 from prefopt.table import Ragged, Table
@@ -37,3 +37,25 @@ def labelled(
     )
     gold = world.rewards.numpy()[context[:, None], both]
     return Split(pairs, Truth(label=label, flipped=np.zeros(size, dtype=bool), gold=gold))
+
+
+def apportioned(shares: np.ndarray, size: int) -> np.ndarray:
+    """[size] indices, each as often as its share says, rounded by largest remainders."""
+    exact = shares * size
+    counts = np.floor(exact + 1e-9).astype(int)
+    counts[np.argsort(counts - exact, kind="stable")[: size - counts.sum()]] += 1
+    return np.repeat(np.arange(len(shares)), counts)
+
+
+def chosen(world: Any, name: str, context: np.ndarray, winner: np.ndarray) -> Split:
+    """A choice among all answers for each context [N], as true labels [N] have it: <name>-000000, ..."""
+    (size,), responses = context.shape, world.rewards.shape[1]
+    choices = Table(
+        kind=Choices,
+        ids=np.array([f"{name}-{i:06d}" for i in range(size)]),
+        prompt=Ragged(context.astype(np.int32), np.arange(size + 1)),
+        response=Ragged(np.tile(np.arange(responses, dtype=np.int32), size), np.arange(responses * size + 1)),
+        columns={"label": winner.astype(np.int64)},
+    )
+    gold = world.rewards.numpy()[context]
+    return Split(choices, Truth(label=choices.columns["label"], flipped=np.zeros(size, dtype=bool), gold=gold))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prefopt.batch import Contexts, Groups, Pairs, Prompts, Revised
 from prefopt.datasets.data import Data, Split
-from prefopt.datasets.exact import labelled
+from prefopt.datasets.exact import apportioned, labelled
 from prefopt.errors import PrefoptError
 from prefopt.store import digest
 
@@ -95,7 +95,7 @@ class Game:
     def _split(self, world: GameWorld, name: str, size: int) -> Split:
         met = self.mu[:, None] * self.mu * (1 - np.eye(len(self.mu)))
         likely = (self.preferences * met).ravel()
-        context, winner, loser = np.unravel_index(_apportioned(likely / likely.sum(), size), self.preferences.shape)
+        context, winner, loser = np.unravel_index(apportioned(likely / likely.sum(), size), self.preferences.shape)
         return labelled(world, f"game-{self.seed}-{name}", context, winner, loser)
 
     @staticmethod
@@ -103,11 +103,3 @@ class Game:
         above = np.random.default_rng([seed, 3]).integers(1, 20, (contexts, responses, responses)) / 20
         upper = np.triu(above, 1)
         return upper + np.tril(1 - upper.transpose(0, 2, 1), -1) + np.eye(responses) / 2
-
-
-def _apportioned(shares: np.ndarray, size: int) -> np.ndarray:
-    """[size] indices, each as often as its share says, rounded by largest remainders."""
-    exact = shares * size
-    counts = np.floor(exact + 1e-9).astype(int)
-    counts[np.argsort(counts - exact, kind="stable")[: size - counts.sum()]] += 1
-    return np.repeat(np.arange(len(shares)), counts)

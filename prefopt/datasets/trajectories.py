@@ -131,7 +131,8 @@ class Trajectories:
         wrong = (z > 0.5) != (z_true > 0.5)
         world.facts["transfer/accuracy"] = float(1 - wrong.mean())
         margin = np.abs(logit(z.clip(*CERTAIN)))
-        train = self._split(world, "train", first, second, {"margin": margin}).relabelled(wrong)
+        train = self._split(world, "train", first, second, {"margin": margin})
+        train = train.relabelled(np.where(wrong, 1 - train.truth.label, train.truth.label))
         test = self._split(world, "test", *self._fresh(world))
         counts = {"train/used": len(train.pairs), "test/used": len(test.pairs)}
         return Data(train, test, world=world, counts=counts)

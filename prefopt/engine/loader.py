@@ -16,19 +16,32 @@ WINDOW = 16
 class Loader:
     """One round over a table, `passes` times, in batches whose sizes differ by at most one example.
 
-    mixed: batches are drawn without regard to length, for losses that compare the examples of a batch.
+    mixed: batches are drawn without regard to length, for losses that compare the examples of a batch. rows: of the
+    table, gone through in this order; None: all of them, shuffled.
     Where several processes share the run, each gets its own part of every batch: the plan is the same for all.
     `state_dict` says how many batches were given; Lightning stores it in its checkpoints and hands it back.
     """
 
     def __init__(
-        self, table: Table, *, batch_size: int, seed: int, round: int, passes: int = 1, mixed: bool = False
+        self,
+        table: Table,
+        *,
+        batch_size: int,
+        seed: int,
+        round: int,
+        passes: int = 1,
+        mixed: bool = False,
+        rows: np.ndarray | None = None,
     ) -> None:
         self.table = table
         draws = np.random.default_rng([seed, round])
-        parts = batches(len(table), batch_size)
+        parts = batches(len(table) if rows is None else len(rows), batch_size)
         lengths = np.zeros(len(table), np.int64) if mixed else table.lengths
-        self.plan = [rows for _ in range(passes) for rows in bucketed(lengths, parts, draws)]
+
+        def one_pass() -> list[np.ndarray]:
+            return bucketed(lengths, parts, draws) if rows is None else np.array_split(rows, parts)
+
+        self.plan = [batch for _ in range(passes) for batch in one_pass()]
         self.given = 0
         self._start = 0
 

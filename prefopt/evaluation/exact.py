@@ -38,10 +38,26 @@ def enumerated(world: Any, policy: Tensor, *, beta: float | None) -> Figures:
 
 def beaten(rewards: Tensor, law: Tensor) -> Tensor:
     """[C, R] how much of the law [C, R] each response is worth more than, and half of what is worth as much."""
+    below, up_to = _masses(rewards, law)
+    return (below + up_to) / 2
+
+
+def best_law(logps: Tensor, proxy: Tensor, n: int) -> Tensor:
+    """[C, R] log-probs in nats of the best by `proxy` of n draws, each from `logps`; equals share as they are drawn.
+
+    P(y) = p(y) [ F(y)^n - G(y)^n ] / [ F(y) - G(y) ],   F, G: the chance of a proxy of at most, and below, that of y
+    """
+    below, up_to = _masses(proxy, logps.exp().clamp(min=torch.finfo(logps.dtype).tiny))
+    share = (1 - below / up_to).clamp(1e-15, 1)
+    return logps + (n - 1) * up_to.log() + (-torch.expm1(n * torch.log1p(-share)) / share).log()
+
+
+def _masses(rewards: Tensor, law: Tensor) -> tuple[Tensor, Tensor]:
+    """[C, R] each: how much of the law is on responses worth less than this one, and on those not worth more."""
     ranked, order = rewards.sort(-1)
     mass = torch.nn.functional.pad(law.gather(-1, order).cumsum(-1), (1, 0))
-    ends = [torch.searchsorted(ranked, rewards, side=side) for side in ("left", "right")]
-    return (mass.gather(-1, ends[0]) + mass.gather(-1, ends[1])) / 2
+    below, up_to = (mass.gather(-1, torch.searchsorted(ranked, rewards, side=side)) for side in ("left", "right"))
+    return below, up_to
 
 
 @torch.no_grad()

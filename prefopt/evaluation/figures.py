@@ -62,6 +62,7 @@ PANELS = (
     Panel("Reward accuracy", "rewards/accuracies", ("eval/rewards/accuracies",), "share of pairs", 0.5),
     Panel("Reward margin", "rewards/margins", ("eval/rewards/margins",), "nats"),
     Panel("Gold reward", "", ("gold/reward",), "gold reward"),
+    Panel("Proxy reward", "", ("proxy/standardised",), "sd of the start", 0.0),
     Panel("Gold win rate over the start", "", ("gold/win_rate",), "share of prompts", 0.5),
     Panel("KL to the start", "kl", ("eval/kl", "gold/kl"), "nats a response", 0.0),
     Panel("Regret", "", ("regret",), "expected reward", 0.0),

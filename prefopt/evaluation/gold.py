@@ -1,6 +1,6 @@
 """Fresh answers to held-out prompts, judged by the world's own reward, against those of the policy's start."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prefopt.batch import Groups
 from prefopt.datasets.data import Data
+from prefopt.engine.best import favourite, kl_of_best, picked
 from prefopt.engine.loader import sequential
 from prefopt.evaluation.pairs import Figures, standard_error
 from prefopt.evaluation.subject import Act, Subject
@@ -17,14 +18,27 @@ from prefopt.evaluation.subject import Act, Subject
 
 @dataclass(frozen=True)
 class Answers:
-    """One answer to each of some prompts: batches [B, 1, T], and the gold reward [N] where the world has one."""
+    """n answers to each of P prompts: batches [B, n, T], and rewards [P, n] of them by name."""
 
     batches: list[Groups]
-    gold: np.ndarray | None
+    rewards: Mapping[str, Tensor]
+
+    @property
+    def gold(self) -> np.ndarray | None:
+        """[P] of the first answers, where the world has a reward."""
+        return self.rewards["gold"][:, 0].numpy() if "gold" in self.rewards else None
 
     @property
     def lengths(self) -> np.ndarray:
+        """[P] of the first answers."""
         return torch.cat([batch.length[:, 0] for batch in self.batches]).cpu().numpy()
+
+    def best(self, by: str) -> "Answers":
+        """The best of each prompt's answers by one of the rewards."""
+        place = favourite(self.rewards[by])[:, None]
+        parts = place.split([len(batch) for batch in self.batches])
+        batches = [picked(b, best.to(b.length.device)) for b, best in zip(self.batches, parts, strict=True)]
+        return Answers(batches, {name: reward.gather(1, place) for name, reward in self.rewards.items()})
 
 
 def distinct_prompts(data: Data, count: int) -> np.ndarray:
@@ -39,12 +53,17 @@ def distinct_prompts(data: Data, count: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def answered(act: Act, data: Data, rows: np.ndarray, *, batch_size: int, seed: int, device: Any) -> Answers:
-    """One answer to each prompt in `rows`; the same seed gives the same draws to every policy."""
+def answered(
+    act: Act, data: Data, rows: np.ndarray, *, n: int = 1, proxy: Any | None, batch_size: int, seed: int, device: Any
+) -> Answers:
+    """n answers to each prompt in `rows`, with their gold and proxy reward; the same seed gives the same draws to every
+    policy."""
     generator = torch.Generator().manual_seed(seed)
-    batches = [act(prompts.to(device), 1, generator) for prompts in sequential(data.test.pairs, batch_size, rows)]
-    gold = None if data.world is None else np.concatenate([_column(data.world.reward(batch)) for batch in batches])
-    return Answers(batches, gold)
+    batches = [act(prompts.to(device), n, generator) for prompts in sequential(data.test.pairs, batch_size, rows)]
+    judges = {} if data.world is None else {"gold": data.world.reward}
+    judges |= {} if proxy is None else {"proxy": proxy.score}
+    rewards = {name: torch.cat([judge(batch).double().cpu() for batch in batches]) for name, judge in judges.items()}
+    return Answers(batches, rewards)
 
 
 @torch.no_grad()
@@ -63,8 +82,8 @@ def compared(subject: Subject, policy: Answers, start: Answers) -> Figures:
     if subject.policy is not None and subject.start is not None:
         ratio = np.concatenate([_column(_ratio(subject, batch)) for batch in policy.batches])
         figures |= {"gold/kl": float(ratio.mean()), "gold/kl_se": standard_error(ratio)}
-    elif subject.kl_bound is not None:
-        figures["gold/kl_bound"] = subject.kl_bound
+    elif subject.samples is not None:
+        figures["gold/kl_bound"] = kl_of_best(subject.samples)
     return figures
 
 

@@ -35,18 +35,26 @@ class View:
         return {name: float(torch.cat(values).mean()) for name, values in found.items()}
 
     def trust(self, pairs: Table, flipped: np.ndarray) -> Figures:
-        """noise/detect_auroc of the probability that a recorded label is right, and its mean for clean and for flipped
-        labels, where the method has an opinion. flipped: [n], of the first n pairs."""
-        found = []
+        """noise/detect_auroc of the probability that a recorded label is right, noise/precision, the share of these
+        that is of clean labels, and for clean and for flipped ones the means of it and of what else the method reports
+        of single labels as noise/..., where it has an opinion. flipped: [n], of the first n pairs."""
+        found: dict[str, list[Tensor]] = {}
         with self._evaluation():
             for batch in self._batches(pairs, np.arange(len(flipped))):
                 weights = self.lesson.weigh(batch)
                 if weights is None or weights.ndim > 1:
                     return {}
-                found.append(weights.cpu())
-        weight = torch.cat(found).numpy()
-        means = {"noise/weight_clean": weight[~flipped], "noise/weight_flipped": weight[flipped]}
-        return detection(weight, flipped) | {name: float(w.mean()) for name, w in means.items() if len(w)}
+                own = {k: v for k, v in self.lesson.loss(batch)[1].items() if k.startswith("noise/") and v.ndim}
+                for name, value in {"noise/weight": weights, **own}.items():
+                    found.setdefault(name, []).append(value.cpu())
+        values = {name: torch.cat(parts).numpy() for name, parts in found.items()}
+        means = {f"{name}_clean": value[~flipped] for name, value in values.items()}
+        means |= {f"{name}_flipped": value[flipped] for name, value in values.items()}
+        figures = {name: float(value.mean()) for name, value in means.items() if len(value)}
+        weight = values["noise/weight"]
+        if weight.any():
+            figures["noise/precision"] = float(weight[~flipped].sum() / weight.sum())
+        return detection(weight, flipped) | figures
 
     def bearing(self, pairs: Table, world: Any) -> Figures:
         """How well the weights of tokens tell those that bear reward (AUROC), where the world knows them, and the share

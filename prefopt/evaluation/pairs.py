@@ -5,27 +5,29 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from prefopt.batch import Groups, chosen_rejected
-from prefopt.datasets.data import Split
+from prefopt.batch import Groups
 from prefopt.engine.loader import sequential
 from prefopt.evaluation.subject import Subject
+from prefopt.table import Table
 
 Figures = dict[str, float]
 
 
 @torch.no_grad()
-def sides(subject: Subject, split: Split, batch_size: int, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """[N, 2] arrays over the split's pairs, winner by the true label first: reward, S and length, and reference S where
-    there is one."""
+def sides(
+    subject: Subject, pairs: Table, label: np.ndarray, batch_size: int, rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """[N, 2] arrays over `rows` of a table: reward, S and length, and reference S where there is one, of the winner by
+    these labels [table] and of its rival, which of several is that of the highest reward."""
     found: dict[str, list[np.ndarray]] = {}
-    rows = np.arange(len(split.pairs)) if rows is None else rows
-    by_length = np.argsort(split.pairs.lengths[rows], kind="stable")
-    for batch in sequential(split.pairs, batch_size, rows[by_length]):
-        truth = torch.from_numpy(split.truth.label[batch.index.numpy()])
+    by_length = np.argsort(pairs.lengths[rows], kind="stable")
+    for batch in sequential(pairs, batch_size, rows[by_length]):
         both = measured(subject, batch.to(subject.device)) | {"length": batch.length}
-        for name, value in both.items():
-            winner_first = torch.stack(chosen_rejected(value.cpu().double(), truth), 1)
-            found.setdefault(name, []).append(winner_first.numpy())
+        values = {name: value.cpu().double() for name, value in both.items()}
+        winner = torch.from_numpy(label[batch.index.numpy()])[:, None]
+        rival = next(iter(values.values())).nan_to_num().scatter(1, winner, -torch.inf).argmax(1, keepdim=True)
+        for name, value in values.items():
+            found.setdefault(name, []).append(value.gather(1, torch.cat([winner, rival], 1)).numpy())
     back = np.argsort(by_length)
     return {name: np.concatenate(parts)[back] for name, parts in found.items()}
 

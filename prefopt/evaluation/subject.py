@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prefopt.batch import Groups
+from prefopt.models.model import Gold
 from prefopt.table import Table
 
 Act = Callable[[Groups, int, torch.Generator | None], Groups]
@@ -44,9 +45,12 @@ class Subject:
     implied: the same reward from log-probs [B, n, T], reference log-probs and lengths [B, n] that are there already.
     policy: the law that `act` follows, None where it follows none that can be written down.
     start: the frozen policy that it started from.
-    kl_bound: nats that its answers are at most away from `start`, where theory says so.
+    reward: what it optimises and does not learn, None where there is no such thing. proxy: the same where it is not
+    the world's own.
+    samples: N, where it answers with the reward's favourite of N answers of `start`.
     beta: reward a nat, where the method has one.
     lesson: how it sees pairs, where it learned from the recorded labels of the training pairs.
+    clusters: the cluster that it takes each annotator of the training pairs to be of, [annotators] by code.
     theta: [d] parameters of a log-linear model, whose implied reward is `theta_scale` <theta, phi>.
     elect: the rule, size and least share by which it chooses subsets, where it does.
     device: where batches go.
@@ -57,10 +61,21 @@ class Subject:
     policy: Any | None
     start: Any | None
     implied: Callable[[Tensor, Tensor | None, Tensor], Tensor] | None = None
-    kl_bound: float | None = None
+    reward: Any | None = None
+    samples: int | None = None
     beta: float | None = None
     lesson: Lesson | None = None
+    clusters: Callable[[], Tensor] | None = None
     theta: Tensor | None = None
     theta_scale: float = 1.0
     elect: Mapping[str, Any] | None = None
     device: Any = "cpu"
+
+    @property
+    def proxy(self) -> Any | None:
+        return None if isinstance(self.reward, Gold) else self.reward
+
+    @property
+    def by(self) -> str:
+        """The name of the reward that best-of-n chooses by."""
+        return "gold" if self.proxy is None else "proxy"

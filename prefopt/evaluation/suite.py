@@ -6,19 +6,30 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from prefopt.batch import Pairs
 from prefopt.datasets.data import Data, Split
 from prefopt.errors import PrefoptError
 from prefopt.evaluation.calibration import calibration
 from prefopt.evaluation.elections import elected
-from prefopt.evaluation.exact import enumerated, expected_error, parameter_error, ranked
+from prefopt.evaluation.exact import best_law, enumerated, expected_error, parameter_error, ranked
 from prefopt.evaluation.game import played
 from prefopt.evaluation.gold import Answers, answered, compared, distinct_prompts, samples
-from prefopt.evaluation.groups import by_group
+from prefopt.evaluation.groups import answered_groups, by_group, clustered, enumerated_groups
 from prefopt.evaluation.own import View
 from prefopt.evaluation.pairs import Figures, detection, held_out, sides
+from prefopt.evaluation.proxy import (
+    Rewards,
+    enumerated_curve,
+    enumerated_standardised,
+    sampled_curve,
+    sampled_standardised,
+    standardised,
+)
 from prefopt.evaluation.subject import Act, Subject
+from prefopt.models.exact import everything
 
 NOISE_ROWS = 2000
 """Training pairs at most on which flipped and clean margins are told apart."""
@@ -82,8 +93,24 @@ class Examination:
 
     @cached_property
     def start_answers(self) -> Answers:
-        assert self.subject.start is not None
-        return self._answered(self.subject.start.sample)
+        start: Any = self.subject.start
+        return self._answered(start.sample)
+
+    @cached_property
+    def candidates(self) -> Answers:
+        """The start's answers that best-of-n chooses from."""
+        subject: Any = self.subject
+        return self._answered(subject.start.sample, subject.samples)
+
+    @cached_property
+    @torch.no_grad()
+    def listed_rewards(self) -> Rewards:
+        """[C, R] of every response of an exact world."""
+        world: Any = self.data.world
+        gold, proxy, device = world.rewards, self.subject.proxy, self.subject.device
+        if proxy is None:
+            return {"gold": gold}
+        return {"gold": gold, "proxy": proxy.score(everything(*gold.shape).to(device)).to(gold)}
 
     def during(self) -> Figures:
         """What a learning curve shows: some held-out pairs, and fresh answers or exact figures."""
@@ -92,14 +119,17 @@ class Examination:
     def after(self) -> Figures:
         """Everything: all held-out pairs, the noise among training pairs, and fresh answers or exact figures."""
         everything = np.arange(len(self.data.test.pairs))
-        return self._own() | self._pairs(self.data.test, everything) | self._noise() | self._world()
+        measured = self._own() | self._pairs(self.data.test, everything) | self._noise() | self._world()
+        if self.subject.clusters is not None:
+            measured |= clustered(self.data.train.pairs, self.subject.clusters().cpu().numpy())
+        return measured
 
     def _pairs(self, split: Split, rows: np.ndarray) -> Figures:
         if self.subject.score is None and self.subject.policy is None:
             return {}
-        values = sides(self.subject, split, self.suite.batch_size, rows)
+        values = sides(self.subject, split.pairs, split.truth.label, self.suite.batch_size, rows)
         figures = held_out(values, beta=self.subject.beta, rater_share=self.suite.rater_share)
-        if "reward" in values:
+        if "reward" in values and issubclass(split.pairs.kind, Pairs):
             self.held_out = values["reward"][:, 0] - values["reward"][:, 1]
             figures |= calibration(self.held_out) | by_group(split.pairs, rows, self.held_out > 0)
         return figures
@@ -115,12 +145,47 @@ class Examination:
             figures["theta/error"] = parameter_error(data.world, subject.theta_scale * subject.theta.detach())
             if self.rate is not None and self.rate < 0.5:
                 figures["theta/expected"] = self.expected
-        if subject.policy is not None and hasattr(subject.policy, "table"):
-            measured = played if hasattr(data.world, "preferences") else enumerated
-            figures |= measured(data.world, subject.policy.table(), beta=subject.beta)
+        game, exact = hasattr(data.world, "preferences"), hasattr(subject.start, "table")
+        if game and subject.policy is not None:
+            figures |= played(data.world, subject.policy.table(), beta=subject.beta)
+        elif exact and not game and (subject.policy is not None or subject.samples is not None):
+            figures |= self._enumerated()
         elif subject.act is not None and subject.start is not None:
-            self.answers = self._answered(subject.act)
-            figures |= compared(subject, self.answers, self.start_answers)
+            figures |= self._sampled(subject.act)
+        return figures
+
+    @property
+    def _grouped(self) -> bool:
+        """Whether it is known what groups want."""
+        return hasattr(self.data.world, "group_rewards")
+
+    def _enumerated(self) -> Figures:
+        """On an exact world, of every response."""
+        subject: Any = self.subject
+        start, N, rewards = subject.start.table().detach().cpu(), subject.samples, self.listed_rewards
+        by = rewards[subject.by]
+        policy = subject.policy.table().detach().cpu() if N is None else best_law(start, by, N)
+        figures = enumerated(self.data.world, policy, beta=subject.beta)
+        figures |= enumerated_groups(self.data.world, policy) if self._grouped else {}
+        if subject.reward is not None:
+            scaled = standardised(rewards, rewards, start.exp())
+            figures |= enumerated_standardised(policy, scaled)
+            figures |= {} if N is None else enumerated_curve(start, by, scaled, N)
+        return figures
+
+    def _sampled(self, act: Act) -> Figures:
+        """Of fresh answers."""
+        subject = self.subject
+        if subject.samples is None:
+            start, self.answers = self.start_answers, self._answered(act)
+        else:
+            start, self.answers = self.candidates, self.candidates.best(subject.by)
+        figures = compared(subject, self.answers, self.start_answers)
+        figures |= answered_groups(self.data.world, self.answers, self.start_answers) if self._grouped else {}
+        if subject.reward is not None:
+            figures |= sampled_standardised(standardised(self.answers.rewards, start.rewards))
+        if subject.samples is not None:
+            figures |= sampled_curve(start.rewards[subject.by], standardised(start.rewards, start.rewards))
         return figures
 
     def samples(self, decode: Callable[[Tensor], str]) -> list[dict[str, Any]]:
@@ -129,9 +194,18 @@ class Examination:
             return []
         return samples(decode, self.answers, self.start_answers)
 
-    def _answered(self, act: Act) -> Answers:
-        suite, device = self.suite, self.subject.device
-        return answered(act, self.data, self.rows, batch_size=suite.batch_size, seed=suite.seed, device=device)
+    def _answered(self, act: Act, n: int = 1) -> Answers:
+        suite, subject = self.suite, self.subject
+        return answered(
+            act,
+            self.data,
+            self.rows,
+            n=n,
+            proxy=subject.proxy,
+            batch_size=suite.batch_size,
+            seed=suite.seed,
+            device=subject.device,
+        )
 
     def _own(self) -> Figures:
         lesson, data = self.subject.lesson, self.data
@@ -143,10 +217,9 @@ class Examination:
     def _noise(self) -> Figures:
         if self.subject.score is None or self.subject.lesson is None:
             return {}
-        train = self.data.train
-        rows = np.arange(min(len(train.pairs), NOISE_ROWS))
-        reward = sides(self.subject, train, self.suite.batch_size, rows)["reward"]
-        self.flipped = train.truth.flipped[rows]
-        self.margins = (reward[:, 0] - reward[:, 1]) * np.where(self.flipped, -1, 1)
+        pairs, truth = self.data.train.pairs, self.data.train.truth
+        rows = np.arange(min(len(pairs), NOISE_ROWS))
+        reward = sides(self.subject, pairs, np.asarray(pairs.columns["label"]), self.suite.batch_size, rows)["reward"]
+        self.flipped, self.margins = truth.flipped[rows], reward[:, 0] - reward[:, 1]
         view = View(self.subject.lesson, self.suite.batch_size, self.subject.device)
-        return detection(self.margins, self.flipped) | view.trust(train.pairs, self.flipped)
+        return detection(self.margins, self.flipped) | view.trust(pairs, self.flipped)

@@ -43,6 +43,7 @@ class Rounds(L.LightningDataModule):
             round=round,
             passes=self.method.passes,
             mixed=self.method.coupled,
+            rows=self.method.rows,
         )
         if (smallest := min(map(len, self.loader.plan))) < ranks.world():
             raise PrefoptError(

@@ -52,7 +52,13 @@ class Method(L.LightningModule):
         self.automatic_optimization = False
         self.strict_loading = False
         self.seed = 0
+        self._given: Table | None = None
         self.meter = Meter()
+
+    @property
+    def rows(self) -> np.ndarray | None:
+        """Rows of what `collect` returned that this round goes through, in this order; None: all, shuffled."""
+        return None
 
     def collect(self, data: Table, round: int) -> Table | None:
         """What this round trains on: the data as they are (offline), own samples (online), None (no gradient)."""
@@ -167,7 +173,10 @@ class Method(L.LightningModule):
 
     def _clipped(self, most: float) -> Tensor:
         """Scale the gradient down to a norm of at most `most`; the norm that it had."""
-        norm: Any = torch.nn.utils.clip_grad_norm_(self.parameters(), most)
+        return self._clipped_part(self, most)
+
+    def _clipped_part(self, part: torch.nn.Module, most: float) -> Tensor:
+        norm: Any = torch.nn.utils.clip_grad_norm_(part.parameters(), most)
         return norm.full_tensor() if self._sharded else norm
 
     def _gradients_stay_here(self) -> AbstractContextManager[Any]:

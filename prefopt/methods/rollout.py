@@ -23,17 +23,21 @@ def rated(method: Method, data: Table, round: int, n: int) -> Table:
     rows, parts = sampled(method, data, round, n)
     with torch.no_grad():
         reward = torch.cat([method.reward.score(groups) for groups in parts])
+    return worth(method, data.ids[rows], parts, reward)
+
+
+def worth(method: Method, ids: np.ndarray, parts: list[Groups], reward: Tensor) -> Table:
+    """Samples with these rewards [N, n], and their log-probs under the policy that drew them."""
+    with torch.no_grad():
         behaviour = torch.cat([method.policy.logps(groups)[groups.mask] for groups in parts])
-    return table_of(
-        Rated, data.ids[rows], parts, columns={"reward": _numpy(reward)}, aligned={"behaviour": _numpy(behaviour)}
-    )
+    return table_of(Rated, ids, parts, columns={"reward": reward}, aligned={"behaviour": behaviour})
 
 
 def judged(method: Method, data: Table, round: int, judge: Judge) -> Table:
     """Two fresh responses to each of the round's prompts, and the judge's label."""
     rows, parts = sampled(method, data, round, 2)
     ids = np.array([f"{id}@{round}.{place}" for place, id in enumerate(data.ids[rows])])
-    table = table_of(Pairs, ids, parts, columns={"label": np.zeros(len(ids), dtype=np.int64)}, aligned={})
+    table = table_of(Pairs, ids, parts, columns={"label": torch.zeros(len(ids), dtype=torch.long)}, aligned={})
     table.columns["label"][:] = judge(table)
     return table
 
@@ -55,7 +59,15 @@ def sampled(method: Method, data: Table, round: int, n: int) -> tuple[np.ndarray
     return rows, parts
 
 
-def table_of(kind: type[Groups], ids: np.ndarray, parts: list[Groups], columns: dict, aligned: dict) -> Table:
+def joined(parts: list[Tensor]) -> Tensor:
+    """Token columns [B_k, n, T_k] as one, [B_1 + B_2 + ..., n, T], zero where they are shorter."""
+    width = max(part.shape[-1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[-1])) for part in parts])
+
+
+def table_of(
+    kind: type[Groups], ids: np.ndarray, parts: list[Groups], columns: dict[str, Tensor], aligned: dict[str, Tensor]
+) -> Table:
     """Sampled groups as one table."""
 
     def ragged(tokens: list[Tensor], lengths: list[Tensor]) -> Ragged:
@@ -67,8 +79,8 @@ def table_of(kind: type[Groups], ids: np.ndarray, parts: list[Groups], columns: 
         ids=ids,
         prompt=ragged([g.prompt for g in parts], [g.prompt_length for g in parts]),
         response=ragged([g.response.flatten(0, 1) for g in parts], [g.length.flatten() for g in parts]),
-        columns=columns,
-        aligned=aligned,
+        columns={name: _numpy(values) for name, values in columns.items()},
+        aligned={name: _numpy(values) for name, values in aligned.items()},
     )
 
 

@@ -12,7 +12,15 @@ from prefopt.batch import Groups
 from prefopt.engine import laws
 from prefopt.engine.attention import NAME
 from prefopt.engine.head import logits
-from prefopt.engine.logps import last_states, pooled_states, token_collisions, token_logps
+from prefopt.engine.logps import (
+    backbone,
+    last_states,
+    pooled_states,
+    response_states,
+    spread,
+    token_collisions,
+    token_logps,
+)
 from prefopt.engine.sampling import sample
 from prefopt.errors import PrefoptError
 from prefopt.models.scorer import Scorer
@@ -78,6 +86,13 @@ class CausalPolicy(nn.Module):
         self.model.train(was_training)
         return groups
 
+    def finished(self, groups: Groups) -> Tensor:
+        last = groups.response.gather(-1, (groups.length - 1)[..., None])[..., 0]
+        return last == self.tokenizer.eos_token_id
+
+    def critic(self) -> "Critic":
+        return Critic(copy.deepcopy(backbone(self.model)), self.width)
+
     def export(self, folder: Path) -> None:
         """Write a folder that `AutoModelForCausalLM.from_pretrained` opens: adapters are merged into it and also
         kept beside, in `adapter/`."""
@@ -88,6 +103,23 @@ class CausalPolicy(nn.Module):
         """The model's class and configuration, and by how much each adapter is scaled, which no weight says."""
         layers = {name: module.scaling for name, module in self.model.named_modules() if hasattr(module, "lora_A")}
         return {**_form(self.model), "scaling": {name: dict(scaling) for name, scaling in layers.items()}}
+
+
+class Critic(nn.Module):
+    """What is to be expected before each token: a linear head, zero at the start and in float32 whatever the precision,
+    on a trunk of its own."""
+
+    def __init__(self, trunk: Any, width: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = nn.Linear(width, 1, device=trunk.device)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, groups: Groups) -> Tensor:
+        states, _ = response_states(self.trunk, groups)
+        with torch.autocast(states.device.type, enabled=False):
+            return spread(self.head(states.float())[:, 0], groups)
 
 
 class RewardModel(nn.Module, Scorer):

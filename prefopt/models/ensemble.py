@@ -46,6 +46,34 @@ class Ensemble(nn.Module, Scorer):
         (folder / FILE).write_text(json.dumps({"members": len(self.members)}))
 
 
+def members(reward: Any) -> list[Any]:
+    """The reward models that an ensemble is made of, or the one that a reward is."""
+    return list(reward.members) if isinstance(reward, Ensemble) else [reward]
+
+
+class Restarts(nn.Module, Scorer):
+    """Ensembles of k members each that learn side by side; to others it is the `best` of them."""
+
+    members: Any
+    best: Tensor
+
+    def __init__(self, members: Sequence[Any], k: int) -> None:
+        super().__init__()
+        self.members, self.k = nn.ModuleList(members), k
+        self.register_buffer("best", torch.tensor(0))
+
+    @property
+    def chosen(self) -> Ensemble:
+        first = int(self.best) * self.k
+        return Ensemble(self.members[first : first + self.k])
+
+    def score(self, groups: Groups) -> Tensor:
+        return self.chosen.score(groups)
+
+    def export(self, folder: Path) -> None:
+        self.chosen.export(folder)
+
+
 def opened(folder: Path, member: Callable[[Path], Any]) -> Any:
     """The reward model in `folder`: what `member` opens it as, or an ensemble of such."""
     if not (folder / FILE).exists():

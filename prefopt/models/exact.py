@@ -70,15 +70,16 @@ class Table(Function):
 
 
 class Network(Function):
-    """A perceptron on phi(x, y): `widths` hidden units a layer, ReLU, `outputs` numbers, or one."""
+    """A perceptron on phi(x, y): `widths` hidden units a layer, `outputs` numbers, or one."""
 
+    activation: ClassVar[type[nn.Module]] = nn.ReLU
     features: Tensor
 
     def __init__(self, world: Any, *, widths: Sequence[int] = (32, 32), outputs: int | None = None) -> None:
         super().__init__()
         sizes = [world.features.shape[-1], *widths]
         layers = [nn.Linear(*size, dtype=torch.float64) for size in pairwise(sizes)]
-        self.trunk = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))
+        self.trunk = nn.Sequential(*(part for layer in layers for part in (layer, self.activation())))
         self.head = nn.Linear(sizes[-1], outputs or 1, dtype=torch.float64)
         self.outputs = outputs
         self.register_buffer("features", world.features, persistent=False)
@@ -108,6 +109,22 @@ class Network(Function):
                 bound = 1 / math.sqrt(layer.in_features)
                 layer.weight.uniform_(-bound, bound, generator=generator)
                 layer.bias.uniform_(-bound, bound, generator=generator)
+
+
+class Classifier(Network):
+    """A perceptron on phi(x), which no response changes, with one output a response."""
+
+    activation = nn.Tanh
+
+    def __init__(self, world: Any, *, widths: Sequence[int] = (64, 64)) -> None:
+        super().__init__(world, widths=widths, outputs=world.features.shape[1])
+
+    def forward(self) -> Tensor:
+        return self.read(self.trunk(self.features[:, 0]))
+
+    def at(self, groups: Groups) -> Tensor:
+        outputs = self.read(self.trunk(self.features[groups.prompt[:, 0], 0]))
+        return outputs.gather(1, groups.response[..., 0])
 
 
 class Steps(Network):
@@ -152,6 +169,8 @@ def everything(contexts: int, responses: int) -> Groups:
 class ExactPolicy(nn.Module):
     """pi(y | x) proportional to ref(y | x) exp(f(x, y)); it starts as the world's reference policy."""
 
+    reference: Tensor
+
     def __init__(self, world: Any, f: Function) -> None:
         super().__init__()
         self.f = f
@@ -176,6 +195,12 @@ class ExactPolicy(nn.Module):
         length = torch.ones_like(response[..., 0])
         return replace(prompts, response=response, length=length, mean_length=length.float().mean(), reference=None)
 
+    def finished(self, groups: Groups) -> Tensor:
+        return torch.ones_like(groups.length, dtype=torch.bool)
+
+    def critic(self) -> "ExactCritic":
+        return ExactCritic(self.reference)
+
     def export(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(dict(self.state_dict()), folder / "exact.safetensors")
@@ -183,6 +208,17 @@ class ExactPolicy(nn.Module):
     @property
     def form(self) -> dict[str, Any]:
         return {"parameters": type(self.f).__name__}
+
+
+class ExactCritic(nn.Module):
+    """One value a context, zero at the start, for one token is all that is ever chosen in it."""
+
+    def __init__(self, reference: Tensor) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.zeros_like(reference[:, :1]))
+
+    def forward(self, groups: Groups) -> Tensor:
+        return self.values[groups.prompt[:, 0]][..., None].expand(groups.response.shape)
 
 
 class ExactReward(nn.Module, Scorer):

@@ -30,4 +30,4 @@ class Judge:
         self.calls += len(label)
         if self.noise is None:
             return label
-        return np.where(self.noise.flips(Recorded.from_table(pairs, label, gold), self.seed), 1 - label, label)
+        return self.noise.labels(Recorded.from_table(pairs, label, gold), self.seed)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prefopt.batch import Groups
 from prefopt.datasets.data import Data
@@ -25,6 +25,14 @@ class Policy(Protocol):
 
     def sample(self, prompts: Groups, n: int, generator: torch.Generator | None = None) -> Groups:
         """n responses to each prompt, drawn at temperature 1."""
+        ...
+
+    def finished(self, groups: Groups) -> Tensor:
+        """[B, n] whether a response that it sampled ended by itself."""
+        ...
+
+    def critic(self) -> nn.Module:
+        """A new module that gives [B, n, T] values of the states that tokens are drawn in; all 0 at first."""
         ...
 
     def export(self, folder: Path) -> None:
@@ -58,6 +66,18 @@ class Model(Protocol):
     def checksum(self) -> str:
         """Hash of the weights that it starts from, where they are files."""
         ...
+
+
+class GoldOfGroup(nn.Module, Scorer):
+    """What one group of a world with several wants, as a scorer."""
+
+    def __init__(self, world: Any, group: int) -> None:
+        super().__init__()
+        self.world, self.group = world, group
+
+    def score(self, groups: Groups) -> Tensor:
+        rewards: Tensor = self.world.group_reward(groups)[self.group]
+        return rewards
 
 
 class Gold(Scorer):

@@ -60,18 +60,46 @@ def moments(scorer: Any, samples: Iterable[Groups]) -> tuple[float, float]:
 
     Raises PrefoptError where a reward is not finite, or where all are the same.
     """
-    scores = torch.cat([scorer.score(groups).double().flatten().cpu() for groups in samples])
-    if lost := int((~scores.isfinite()).sum()):
+    return spread(torch.cat([scorer.score(groups).double().flatten().cpu() for groups in samples]))
+
+
+def spread(rewards: Tensor, law: Tensor | None = None) -> tuple[float, float]:
+    """The same of rewards that are there already, which come up in proportion to `law` where they are not all alike."""
+    if finite(rewards).min() == rewards.max():
         raise PrefoptError(
-            f"a reward model gives {lost} of {len(scores)} responses a reward that is not finite",
-            "train it with a lower learning rate (optimizer.lr), or look at the data that it learned from",
-        )
-    if scores.min() == scores.max():
-        raise PrefoptError(
-            f"a reward model gives all of {len(scores)} responses the same reward, {scores[0]:.4g}",
+            f"a reward model gives all of {rewards.numel()} responses the same reward, {rewards.flatten()[0]:.4g}",
             "it has learned nothing: train it for longer (rounds) or on more pairs",
         )
-    return float(scores.mean()), float(scores.std(correction=0))
+    share = torch.ones_like(rewards) / rewards.numel() if law is None else law / law.sum()
+    mean = (share * rewards).sum()
+    return float(mean), float((share * (rewards - mean) ** 2).sum().sqrt())
+
+
+def centred(rewards: Tensor, reference: Tensor) -> Tensor:
+    """[..., C, R] rewards with mean 0 under the reference in each context, and sd 1 over all contexts.
+
+    reference: [C, R] its log-probs. Raises PrefoptError where a reward is not finite, or is the same for all responses
+    of a context, in every context.
+    """
+    law = reference.exp()
+    r = finite(rewards) - (law * rewards).sum(-1, keepdim=True)
+    sd = (law * r**2).sum(-1).mean(-1).sqrt()
+    if not (sd > 1e-12 * rewards.abs().amax((-2, -1)).clamp(min=1)).all():
+        raise PrefoptError(
+            "a reward model likes all responses to a prompt alike",
+            "it has learned nothing: train it for longer (rounds) or on more pairs",
+        )
+    return r / sd[..., None, None]
+
+
+def finite(rewards: Tensor) -> Tensor:
+    """The rewards. Raises PrefoptError where one is not finite."""
+    if lost := int((~rewards.isfinite()).sum()):
+        raise PrefoptError(
+            f"a reward model gives {lost} of {rewards.numel()} responses a reward that is not finite",
+            "train it with a lower learning rate (optimizer.lr), or look at the data that it learned from",
+        )
+    return rewards
 
 
 def mean(rewards: Tensor) -> Tensor:

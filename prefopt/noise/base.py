@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """What noise may depend on, row by row of a split of pairs.
+    """What noise may depend on, row by row of a split of pairs, or of choices among n responses.
 
-    ids: [N] names. label: [N] 0 or 1, the preference before noise. length: [N, 2] tokens of each response.
-    margin: [N] how much better the preferred response is (negative where the label contradicts the scores).
+    ids: [N] names. label: [N] 0 to n - 1, the preference before noise. length: [N, n] tokens of each response.
+    margin: [N] how much better the preferred response is than the best other (negative where the label contradicts the
+    scores).
     annotator, group: [N] names or codes. None where it is not known for every pair.
     """
 
@@ -35,19 +36,19 @@ class Recorded:
 
     @classmethod
     def from_table(cls, pairs: Table, label: np.ndarray, gold: np.ndarray) -> Recorded:
-        """From a table of pairs and the truth about it: label [N], gold [N, 2] rewards (nan where unknown).
+        """From a table and the truth about it: label [N], gold [N, n] rewards (nan where unknown).
 
         The margin is the gold gap, else the gap of the recorded scores, else the recorded margin: the first that is
         finite for every pair, because their scales do not mix.
         """
-        rows, known = np.arange(len(pairs)), pairs.known
+        known, chosen = pairs.known, np.arange(pairs.n) == label[:, None]
         sides = [gold, known["scores"]] if "scores" in known else [gold]
-        gaps = [side[rows, label] - side[rows, 1 - label] for side in sides]
+        gaps = [side[chosen] - np.where(chosen, -np.inf, side).max(1) for side in sides]
         gaps += [known["margin"]] if "margin" in known else []
         return cls(
             ids=pairs.ids,
             label=label,
-            length=pairs.response.lengths.reshape(len(pairs), 2),
+            length=pairs.response.lengths.reshape(len(pairs), -1),
             margin=next((gap for gap in gaps if np.isfinite(gap).all()), None),
             annotator=known.get("annotator_name", known.get("annotator")),
             group=known.get("group_name", known.get("group")),
@@ -71,6 +72,8 @@ class Noise(ABC):
 
     cap: ClassVar[float] = 1.0
     """The largest probability with which a single pair flips, and what `rate` stays below."""
+    of_choices: ClassVar[bool] = False
+    """Whether it also turns choices among more than two responses."""
 
     def __init__(self, *, rate: float, assumed: float | str) -> None:
         if not (isinstance(rate, (int, float)) and 0 <= rate < self.cap):
@@ -95,6 +98,23 @@ class Noise(ABC):
     @abstractmethod
     def flips(self, pairs: Recorded, seed: int) -> np.ndarray:
         """[N] whether each label is turned; what is turned at one rate is turned at every larger one."""
+
+    def labels(self, pairs: Recorded, seed: int) -> np.ndarray:
+        """[N] the labels as they are recorded after noise. Raises `PrefoptError` for choices that it cannot turn."""
+        responses = pairs.length.shape[1]
+        if responses > 2 and not self.of_choices:
+            raise PrefoptError(
+                f"noise={self.kind} turns preferences between two, and these are choices among {responses}",
+                "choose noise=flip, noise=confused or noise=none",
+            )
+        return np.where(self.flips(pairs, seed), self._turned(pairs, seed), pairs.label)
+
+    def _turned(self, pairs: Recorded, seed: int) -> np.ndarray:
+        """[N] what each label becomes if it is turned: any of the others, all alike."""
+        others = pairs.length.shape[1] - 1
+        if others == 1:
+            return 1 - pairs.label
+        return (pairs.label + 1 + (others * uniform(pairs.ids, seed, "other")).astype(int)) % (others + 1)
 
     def needed(self, pairs: Recorded, column: str) -> np.ndarray:
         """The column of `pairs`, or a `PrefoptError` where the dataset has none."""

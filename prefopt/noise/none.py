@@ -9,6 +9,8 @@ from prefopt.noise.base import Noise, Recorded
 class Clean(Noise):
     """Labels stay as they were recorded; a rate other than 0 raises `PrefoptError`."""
 
+    of_choices = True
+
     def __init__(self, *, rate: float, assumed: float | str) -> None:
         super().__init__(rate=rate, assumed=assumed)
         if rate:

@@ -32,7 +32,9 @@ def bandit(seed: int = 0, *, rate: float = 0.0, pairs: int = 2048, scale: float 
 
 
 def flipped(data: Data, flips: np.ndarray) -> Data:
-    return replace(data, train=data.train.relabelled(flips))
+    return replace(
+        data, train=data.train.relabelled(np.where(flips, 1 - data.train.truth.label, data.train.truth.label))
+    )
 
 
 def with_known(data: Data, **columns: np.ndarray) -> Data:

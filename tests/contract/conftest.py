@@ -54,7 +54,7 @@ class Row:
         """The exact world, which is quick, where it gives what the method eats, and text elsewhere."""
         method = self.method
         eaten = Prompts if method.per_round is not None else method.eats
-        if "exact" in method.worlds and eaten in Bandit.gives:
+        if "exact" in method.worlds and any(issubclass(kind, eaten) for kind in Bandit.gives):
             return EXACT + EXACT_SIZES
         return TEXT + TEXT_SIZES if eaten in Reviews.gives else REASONED + TEXT_SIZES
 
@@ -106,6 +106,7 @@ class Lab:
             patch.setattr(prefopt.run, "record", record)
             for drawing in ("learning_curves", "margin_histogram", "reliability_diagram", "samples_table"):
                 patch.setattr(figures, drawing, lambda *_: [])
+            patch.setattr(prefopt.run, "overoptimisation", lambda *_: [])
             stored = prefopt.run.run(config)
         return Outcome(
             stored,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import prefopt.methods
 import prefopt.run
-from prefopt.batch import Demonstrations, Groups, Pairs, Prompts, Rated
+from prefopt.batch import Choices, Demonstrations, Groups, Pairs, Prompts, Rated
 from prefopt.config import CONF, STRUCTURE, composed, plain
 from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
@@ -28,7 +28,7 @@ from prefopt.run import food
 
 HOOKS = {"collect", "loss", "finish", "act", "score", "weigh"}
 HELPERS = {"metrics"}
-RESPONSES: dict[type, int] = {Prompts: 0, Demonstrations: 1, Pairs: 2, Rated: 4}
+RESPONSES: dict[type, int] = {Prompts: 0, Demonstrations: 1, Pairs: 2, Choices: 3, Rated: 4}
 GIVEN_BY_THE_RUN = {"tracking": {"home"}}
 ROLES = ("policy", "reference", "reward", "judge")
 B, T = 16, 5
@@ -176,6 +176,16 @@ class Player(nn.Module):
     def redraw(self, generator: torch.Generator) -> None:
         """The numbers are those of the test."""
 
+    def critic(self) -> "Valuer":
+        return Valuer(torch.zeros_like(self.values))
+
+
+class Valuer(Player):
+    """A critic whose values are free numbers."""
+
+    def forward(self, groups: Groups) -> Tensor:
+        return self.logps(groups)
+
 
 def played(role: nn.Module) -> list[nn.Parameter]:
     """The free numbers in a role that a method may have made several of."""
@@ -193,6 +203,10 @@ def batch_of(kind: type[Groups], dtype: torch.dtype, *, extreme: bool = False) -
         "label": torch.arange(B) % 2,
         "reward": torch.randn(B, n, generator=draw, dtype=dtype) * (1e4 if extreme else 1),
         "behaviour": -20 * torch.rand(B, n, T, generator=draw, dtype=dtype) * mask,
+        "finished": torch.arange(B * n).view(B, n) % 2 == 0,
+        "value": torch.randn(B, n, T, generator=draw, dtype=dtype) * mask,
+        "returns": torch.randn(B, n, T, generator=draw, dtype=dtype) * mask,
+        "advantage": torch.randn(B, n, T, generator=draw, dtype=dtype) * mask,
         "annotator": torch.arange(B) % 3,
         "group": torch.arange(B) % 2,
         "margin": torch.arange(B).double() / 4,
@@ -373,7 +387,7 @@ def test_every_declared_role_is_used_and_no_other(row: Any, home: Any, monkeypat
     table = method.collect(eaten, 0)
     assert (table is None) == (not method.trains)
     if table is not None:
-        assert table.kind is method.eats
+        assert issubclass(table.kind, method.eats)
         assert len(table) == (method.per_round or len(eaten))
         losses, _ = method.loss(table.batch(np.arange(8)))
         losses.sum().backward()
@@ -393,6 +407,16 @@ def test_every_declared_role_is_used_and_no_other(row: Any, home: Any, monkeypat
     if type(method).__mro__[1].score is not Method.score:
         assert method.score(prompts).shape == (4, 2)
     assert touched == set(method.roles)
+
+
+def test_own_samples_are_those_of_the_policy_before_the_first_step(
+    row: Any, home: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ratio to the policy that sampled is 1 on the first batch of a round."""
+    if issubclass(row.method.eats, Rated):
+        method, data, _ = staged(row.config(), monkeypatch)
+        batch: Any = method.collect(food(method, data), 0).batch(np.arange(8))
+        assert torch.equal((method.policy.logps(batch) - batch.behaviour).exp(), torch.ones_like(batch.behaviour))
 
 
 def test_a_missing_role_is_named(row: Any) -> None:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from prefopt.datasets.trajectories import Trajectories
 from prefopt.datasets.transfer import Coupling, aligned, distances
 from prefopt.errors import PrefoptError
+from prefopt.noise.flip import Flip
+from prefopt.run import noisy
 
 X, Y = np.array([0.0, 1, 3]), np.array([5.0, 4, 2])
 Z = np.array([[0.5, 0, 0], [1, 0.5, 1], [1, 0, 0.5]])
@@ -141,8 +143,16 @@ def test_labels_that_were_transferred_count_as_noise_whose_mask_is_known() -> No
     assert facts["transfer/accuracy"] == pytest.approx(1 - truth.flipped.mean())
     assert 0.5 < facts["transfer/accuracy"] < 1
     assert facts["transfer/second_cost"] >= facts["transfer/cost"]
-    again = data.train.relabelled(truth.flipped)
+    again = data.train.relabelled(truth.label)
     assert (again.pairs.columns["label"] == truth.label).all() and not again.truth.flipped.any()
+
+
+def test_noise_turns_the_labels_that_were_transferred() -> None:
+    data = Trajectories(trajectories=20, sources=20).load()
+    after = noisy(data, Flip(rate=0.3, assumed=0.3), seed=0).train
+    turned = after.pairs.columns["label"] != data.train.pairs.columns["label"]
+    assert turned.mean() == pytest.approx(0.3, abs=0.1)
+    assert (after.truth.flipped == (turned ^ data.train.truth.flipped)).all()
 
 
 def test_all_kinds_of_label_are_of_the_same_pairs_and_true_ones_are_right() -> None:

@@ -92,3 +92,10 @@ def test_measuring_goes_through_the_rows_in_their_order(n: int, batch_size: int)
     assert list(chain(*order(sequential(table(n), batch_size)))) == list(range(n))
     picked = np.arange(n)[::-2].copy()
     assert list(chain(*order(sequential(table(n), batch_size, picked)))) == picked.tolist()
+
+
+def test_rows_that_are_asked_for_are_gone_through_in_their_order_each_pass() -> None:
+    rows = np.array([7, 2, 9, 4, 0])
+    loader = Loader(table(12), batch_size=2, seed=0, round=3, passes=2, rows=rows)
+    assert list(chain(*order(loader))) == [*rows, *rows]
+    assert [len(batch) for batch in loader.plan] == [2, 2, 1] * 2

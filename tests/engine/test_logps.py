@@ -1,5 +1,6 @@
 """Log-probs are those of the model on each row alone, without padding."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prefopt.batch import Groups
-from prefopt.engine.logps import token_collisions, token_logps
+from prefopt.engine.logps import backbone, response_states, token_collisions, token_logps
 
 PROMPTS, LENGTHS = [3, 1, 6, 4], [[5, 2], [1, 7], [4, 4], [3, 1]]
 
@@ -121,3 +122,10 @@ def test_a_reward_model_reads_the_last_token_of_each_row(groups_of: Callable[...
             for k, t in enumerate(LENGTHS[b]):
                 row = torch.cat([groups.prompt[b, :p], groups.response[b, k, :t]])
                 torch.testing.assert_close(model(input_ids=row[None]).logits[0, 0], scores[b, k], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_copy_of_the_trunk_alone_has_the_states_of_the_whole_model(model: Any, groups_of: Any) -> None:
+    groups = groups_of([3, 1], [[2, 4], [1, 3]])
+    (own, _), (whole, _) = (response_states(part, groups) for part in (copy.deepcopy(backbone(model)), model))
+    assert torch.equal(own, whole)

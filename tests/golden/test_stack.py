@@ -106,6 +106,8 @@ def assert_same(together: Left, alone: Left) -> None:
         torch.testing.assert_close(value, alone.weights[name], rtol=1e-9, atol=1e-12)
 
 
+LDR = [("method.normalised=false", "method.margin=0.5", cell) for cell in ("method.lam=1", "method.alpha=3", "seed=1")]
+"""Not normalised, for from scores of nought that would make much of rounding: its slope there is 1e6."""
 SEEDS = [("seed=0",), ("seed=1", "noise.rate=0.3"), ("seed=1", "noise=none", "noise.assumed=0.2")]
 BETAS = [("seed=0", "method.objective.beta=0.05"), ("seed=1", "optimizer.lr=0.02"), ("warmup=0.5", "clip=null")]
 STACKED = {
@@ -120,6 +122,7 @@ STACKED = {
     "simpo": ("simpo", "model=tabular", [("method.objective.gamma=0.1",), ("seed=1",)]),
     "kto": ("kto", "model=log_linear", BETAS),
     "bradley_terry": ("bradley_terry", "model=log_linear", SEEDS),
+    "ldr": ("ldr", "model=log_linear", LDR),
 }
 
 

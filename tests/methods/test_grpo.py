@@ -15,7 +15,8 @@ from prefopt.batch import Rated
 from prefopt.datasets.data import Data
 from prefopt.errors import PrefoptError
 from prefopt.methods.online.advantages import centred, standardised
-from prefopt.methods.online.grpo import GRPO, clip_surrogate, k3
+from prefopt.methods.online.clipping import clip_surrogate
+from prefopt.methods.online.grpo import GRPO, k3
 from prefopt.models.exact import ExactPolicy, Table
 from prefopt.models.model import Gold
 

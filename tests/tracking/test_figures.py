@@ -9,6 +9,7 @@ import pytest
 
 from prefopt.evaluation.calibration import binned
 from prefopt.evaluation.figures import learning_curves, margin_histogram, reliability_diagram, samples_table
+from prefopt.evaluation.overoptimisation import overoptimisation, way
 from prefopt.tracking.events import EVENTS, EventFile
 
 Fill = Callable[[Path, range], None]
@@ -64,6 +65,45 @@ def test_reliability_is_drawn_of_any_margins(tmp_path: Path, case: str) -> None:
     png, svg = reliability_diagram(binned(margins), tmp_path)
     check_picture(png, svg)
     assert "Reliability on 400 held-out pairs" in svg.read_text()
+
+
+def test_gold_and_proxy_are_drawn_over_kl(tmp_path: Path) -> None:
+    events = EventFile(tmp_path / EVENTS)
+    for step in (5, 10):
+        events.write(step, {"gold/kl": 0.1 * step, "gold/standardised": 1.0, "proxy/standardised": 0.2 * step})
+    events.write(10, {"loss": 1.0})
+    events.close()
+    assert way(tmp_path / EVENTS) == {5: (0.5, 1.0, 1.0), 10: (1.0, 1.0, 2.0)}
+    png, svg = overoptimisation(tmp_path / EVENTS, tmp_path / "figures")
+    check_picture(png, svg)
+    assert all(f"<!-- {text} -->" in svg.read_text() for text in ("gold", "proxy", "KL to the start (nats)"))
+
+
+def test_the_curve_of_best_of_n_is_over_n(tmp_path: Path) -> None:
+    """By the KL where that is known, else by the most that it can be; and its last n is no second curve."""
+    for kl in ("kl", "kl_bound"):
+        events = EventFile(tmp_path / f"{kl}.jsonl")
+        curve = {f"best_of/{n}/{name}": n / k for n in (2, 16) for name, k in ((kl, 1), ("gold", 2), ("proxy", 4))}
+        events.write(0, {"gold/kl": 9.0, "gold/standardised": 9.0, "proxy/standardised": 9.0, **curve})
+        events.close()
+        assert way(tmp_path / f"{kl}.jsonl") == {2: (2.0, 1.0, 0.5), 16: (16.0, 8.0, 4.0)}
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"gold/kl": 1.0, "gold/standardised": 1.0},
+        {"gold/kl": 1.0, "gold/standardised": 1.0, "proxy/standardised": float("nan")},
+        {"gold/kl_bound": 1.0, "best_of/2/gold": 1.0, "best_of/2/kl_bound": 0.2},
+    ],
+)
+def test_one_point_with_gold_and_proxy_is_no_picture(tmp_path: Path, last: dict[str, float]) -> None:
+    events = EventFile(tmp_path / EVENTS)
+    events.write(1, {"gold/kl": 1.0, "gold/standardised": 1.0, "proxy/standardised": 2.0})
+    events.write(2, last)
+    events.close()
+    assert way(tmp_path / EVENTS).keys() == {1}
+    assert overoptimisation(tmp_path / EVENTS, tmp_path / "figures") == []
 
 
 def check_picture(png: Path, svg: Path) -> None:

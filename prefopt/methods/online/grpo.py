@@ -8,13 +8,13 @@
 pi_old is the policy that sampled, at temperature 1; every round samples anew and goes `passes` times over its samples.
 """
 
-import torch
 from torch import Tensor
 
 from prefopt.batch import Groups, Rated
 from prefopt.methods.base import Method
 from prefopt.methods.metrics import Metrics
 from prefopt.methods.online.advantages import standardised
+from prefopt.methods.online.clipping import clip_surrogate
 from prefopt.methods.rollout import rated
 from prefopt.models.ensemble import Aggregate
 from prefopt.models.scorer import mean
@@ -49,7 +49,7 @@ class GRPO(Method):
 
     def loss(self, batch: Rated) -> tuple[Tensor, Metrics]:
         logps = self.policy.logps(batch)
-        advantage = standardised(batch.reward, self.eps)
+        advantage = standardised(batch.reward, self.eps)[..., None]
         surrogate, clipped = clip_surrogate(logps, batch.behaviour, advantage, self.low, self.high)
         tokens = surrogate
         clipped_share = (clipped * batch.mask).sum((1, 2)) / batch.length.sum(1)
@@ -63,14 +63,6 @@ class GRPO(Method):
 
     def score(self, groups: Groups) -> Tensor:
         return self.reward.score(groups)
-
-
-def clip_surrogate(logps: Tensor, old: Tensor, advantage: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """The clipped loss of every token and where the clip holds, both [B, G, T]."""
-    rho = (logps - old).exp()
-    A = advantage[..., None]
-    free, bound = rho * A, rho.clamp(1 - low, 1 + high) * A
-    return -torch.minimum(free, bound), (bound < free).float()
 
 
 def k3(logps: Tensor, reference: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 
 from prefopt.batch import Pairs, chosen_rejected, on_host
 from prefopt.errors import PrefoptError
@@ -37,12 +36,17 @@ class Several(BradleyTerry):
 
     def loss(self, batch: Pairs) -> tuple[Tensor, Metrics]:
         """The sum of the members' losses [B], and the means of their metrics."""
+        losses, metrics = self._each(batch)
+        return losses.sum(0), {name: told.mean(0) for name, told in metrics.items()}
+
+    def _each(self, batch: Pairs) -> tuple[Tensor, Metrics]:
+        """[k, B] the members' losses, and [k, ...] their metrics."""
         each, robusts = [], list[Any](self.robusts)
         for k, (member, robust) in enumerate(zip(self.reward.members, robusts, strict=True)):
             own = self._seen(k, batch)
             each.append(self._losses(member.score(own), own, robust))
-        metrics = {name: torch.stack([told[name] for _, told in each]).mean(0) for name in each[0][1]}
-        return torch.stack([losses for losses, _ in each]).sum(0), metrics
+        metrics = {name: torch.stack([told[name] for _, told in each]) for name in each[0][1]}
+        return torch.stack([losses for losses, _ in each]), metrics
 
     @torch.no_grad()
     def weigh(self, batch: Pairs) -> Tensor | None:
@@ -70,5 +74,4 @@ class Several(BradleyTerry):
         self._orders = [torch.randperm(size, generator=self.generator(ORDER, k)) for k in range(1, self.members)]
 
     def _clipped(self, most: float) -> Tensor:
-        norms: list[Any] = [clip_grad_norm_(member.parameters(), most) for member in self.reward.members]
-        return torch.stack([norm.full_tensor() if self._sharded else norm for norm in norms]).norm()
+        return torch.stack([self._clipped_part(member, most) for member in self.reward.members]).norm()

@@ -1,15 +1,14 @@
 """Best-of-n: sample N responses, keep the one that the reward model likes best (Nakano et al., 2021, arXiv 2112.09332).
 
-Nothing is trained. KL(best-of-n || policy) <= log N - (N - 1)/N.
+Nothing is trained. KL(best-of-n || policy) <= log N - (N - 1)/N. Evaluation measures every n up to N.
 """
-
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from prefopt.batch import Groups, Prompts
-from prefopt.engine.best import kl_of_best
+from prefopt.engine.best import favourite, picked
+from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
 from prefopt.models.ensemble import Aggregate
 from prefopt.models.scorer import mean
@@ -17,7 +16,10 @@ from prefopt.table import Table
 
 
 class BestOfN(Method):
-    """Args: samples: N. aggregate: of a reward model's members, [k, ...] -> [...]."""
+    """Args: samples: N. aggregate: of a reward model's members, [k, ...] -> [...].
+
+    Raises PrefoptError where N is less than 1.
+    """
 
     eats = Prompts
     roles = ("policy", "reward")
@@ -25,12 +27,9 @@ class BestOfN(Method):
 
     def __init__(self, *, samples: int = 16, aggregate: Aggregate = mean) -> None:
         super().__init__()
+        if samples < 1:
+            raise PrefoptError(f"method.samples={samples} leaves nothing to choose from", "give at least 1")
         self.samples, self.aggregate = samples, aggregate
-
-    @property
-    def kl_bound(self) -> float:
-        """Nats at most between its answers and the policy."""
-        return kl_of_best(self.samples)
 
     def collect(self, data: Table, round: int) -> None:
         return None
@@ -38,11 +37,8 @@ class BestOfN(Method):
     @torch.no_grad()
     def act(self, prompts: Groups, n: int = 1, generator: torch.Generator | None = None) -> Groups:
         drawn = self.policy.sample(prompts, n * self.samples, generator)
-        best = self.reward.score(drawn).view(len(drawn), n, self.samples).argmax(-1)
-        best = best + torch.arange(n, device=best.device) * self.samples
-        rows = torch.arange(len(drawn), device=best.device)[:, None]
-        length = drawn.length[rows, best]
-        return replace(drawn, response=drawn.response[rows, best], length=length, mean_length=length.float().mean())
+        best = favourite(self.reward.score(drawn).view(len(drawn), n, self.samples))
+        return picked(drawn, best + torch.arange(n, device=best.device) * self.samples)
 
     def score(self, groups: Groups) -> Tensor:
         return self.reward.score(groups)

@@ -8,13 +8,12 @@ of a judge, such as an ensemble; each ranks `samples` responses of the policy. G
 the responses shorter than those to the same prompt are on average.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from prefopt.batch import Groups, Prompts
+from prefopt.engine.best import picked
 from prefopt.engine.elections import Rule, bound, chosen
 from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
@@ -62,10 +61,7 @@ class SubsetSelection(Method):
         for b in range(len(drawn)):
             points, least = self.rule.satisfaction(orders[:, b]), bound(self.least, n)
             subsets.append(chosen(self.rule, points, size=n, apart=apart[b], least=least, draws=draws))
-        picked = torch.tensor(subsets, device=drawn.length.device)
-        rows = torch.arange(len(drawn), device=picked.device)[:, None]
-        length = drawn.length[rows, picked]
-        return replace(drawn, response=drawn.response[rows, picked], length=length, mean_length=length.float().mean())
+        return picked(drawn, torch.tensor(subsets, device=drawn.length.device))
 
     def score(self, groups: Groups) -> Tensor:
         """[B, n] what a response would be worth alone, by the rankings of its group: points a ranking."""
