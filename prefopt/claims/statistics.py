@@ -20,6 +20,7 @@ EXTREMES = frozenset(
         "at_equal_cost",
         "largest_gap",
         "largest_distance",
+        "least_gain_at",
     }
 )
 """Statistics that are extremes over seeds: seeds drawn again say nothing of how much further it could go."""
@@ -258,14 +259,18 @@ def at_equal_cost(*, figure: str, cost: str, arm: str, along: Sequence[str]) -> 
     return of
 
 
-def gain_at(*, arm: str, figure: str, over: str, against: str, at: float, pick: str = "mean") -> Statistic:
-    """One figure less another of the same runs at a place on the grid: the mean over seeds, or their min or max."""
+def gain_at(*, arm: str, figure: str, over: str, against: str, at: float) -> Statistic:
+    """One figure less another of the same runs at a place on the grid: the mean over seeds."""
+    return lambda cells: float(np.mean(_gains(cells, arm, figure, over, against, at)))
 
-    def of(cells: Sequence[Cell]) -> float:
-        gains = [c.figures[figure] - c.figures[over] for c in cells if c.arm == arm and c.at[against] == at]
-        return float({"mean": sum(gains) / len(gains), "min": min(gains), "max": max(gains)}[pick])
 
-    return of
+def least_gain_at(*, arm: str, figure: str, over: str, against: str, at: float) -> Statistic:
+    """The same, least of the seeds."""
+    return lambda cells: min(_gains(cells, arm, figure, over, against, at))
+
+
+def _gains(cells: Sequence[Cell], arm: str, figure: str, over: str, against: str, at: float) -> list[float]:
+    return [c.figures[figure] - c.figures[over] for c in cells if c.arm == arm and c.at[against] == at]
 
 
 def needed_ratio(*, figure: str, level: float, against: str, arm: str, other: str) -> Statistic:

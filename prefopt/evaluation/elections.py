@@ -15,12 +15,14 @@ def elected(world: Any, *, rule: Rule, size: int, least: float) -> Figures:
     """rho, the share of the best subset's F that the chosen one has, with F unbiased, means over elections:
     rho/unconstrained, rho/constrained (by `least`, the share of the subset), rho/matched (as many of the group as the
     best subset has) and rho/best, the highest over bounds; and what a rule's need of rankings goes by, smooth/alpha and
-    smooth/gamma/<beta>.
+    smooth/gamma/<beta>, where no item is without
+    any points.
 
     F is the expectation where the world knows it, for Borda and the first place, and else of its honest rankings.
     """
     found = [_one(world, rule, c, size, least) for c in range(len(world.rankings))]
-    return {name: float(np.mean([figures[name] for figures in found])) for name in found[0]}
+    means = {name: float(np.mean([figures[name] for figures in found])) for name in found[0]}
+    return {name: value for name, value in means.items() if np.isfinite(value)}
 
 
 def _one(world: Any, rule: Rule, c: int, size: int, least: float) -> Figures:

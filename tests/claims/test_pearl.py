@@ -13,7 +13,7 @@ from prefopt.reproduce import CLAIMS, run_all
 EXPERIMENTS = {experiment.name: experiment for experiment in read(CLAIMS / "pearl.yaml").experiments}
 RIGHT, LEAST = "labels transferred right", "labels transferred right, least of the seeds"
 NEAREST = "labels of the nearest trajectories right (chance 0.5)"
-REWARD = "accuracy of the reward on fresh trajectories, transferred labels over true ones"
+QUICK = ("dataset.trajectories=20", "rounds=80")
 VARIANCE = "mean variance of a step at the end, least of the seeds (half of that at a floor of 1 nat is 0.216)"
 
 
@@ -34,11 +34,11 @@ def verdicts(experiment: Experiment) -> dict[str, bool]:
 
 
 def transfer(seeds: int = 2) -> Experiment:
-    return small("transfer", ("transferred", "oracle"), (RIGHT, LEAST, REWARD), "rounds=8", seeds=seeds)
+    return small("transfer", ("transferred",), (RIGHT, LEAST), "rounds=1", "dataset.test_pairs=10", seeds=seeds)
 
 
-def test_labels_reach_the_other_task_and_the_reward_is_near_an_oracle_s(home: Path) -> None:
-    assert verdicts(transfer()) == {RIGHT: True, LEAST: True, REWARD: True}
+def test_labels_reach_the_other_task(home: Path) -> None:
+    assert verdicts(transfer()) == {RIGHT: True, LEAST: True}
 
 
 def test_the_nearest_trajectories_do_not_carry_labels(home: Path) -> None:
@@ -48,11 +48,13 @@ def test_the_nearest_trajectories_do_not_carry_labels(home: Path) -> None:
 
 def test_a_coupling_that_is_not_heeded_makes_the_claim_fail(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Coupling, "transferred", lambda self, Z: Z)
-    assert verdicts(transfer(seeds=1)) == {RIGHT: False, LEAST: False, REWARD: False}
+    assert verdicts(transfer(seeds=1)) == {RIGHT: False, LEAST: False}
 
 
 def test_a_variance_without_a_floor_collapses_and_makes_the_claim_fail(home: Path) -> None:
-    kept, lost = (small("variance", ("rrl",), (VARIANCE,), *more, seeds=1) for more in ((), ("method.floor=0",)))
+    kept, lost = (
+        small("variance", ("rrl",), (VARIANCE,), *more, seeds=1) for more in (QUICK, (*QUICK, "method.floor=0"))
+    )
     assert verdicts(kept) == {VARIANCE: True}
     assert verdicts(lost) == {VARIANCE: False}
 

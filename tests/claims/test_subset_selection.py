@@ -51,7 +51,7 @@ def test_the_bound_repairs_borda_from_few_rankings(home: Path) -> None:
 
 def test_the_first_place_needs_many_more(home: Path) -> None:
     arms = ("sntv, no shift", "sntv, shift 4")
-    experiment = small("utilities", arms, (FIRST,), seeds=2, rankers=[100, 1000, 3000, 10000])
+    experiment = small("utilities", arms, (FIRST,), seeds=2, rankers=[1000, 10000])
     assert verdicts(experiment) == {FIRST: True}
 
 
@@ -67,11 +67,11 @@ def test_a_bound_that_is_not_heeded_makes_the_claim_fail(home: Path, monkeypatch
     assert verdicts(alone) == dict.fromkeys(SWAPS[:2], False)
 
 
-def test_the_worst_of_the_items_make_the_claim_fail(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bound_that_is_met_by_the_worst_makes_the_claim_fail(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heeded = elections.chosen
 
-    def upside_down(rule: Any, points: Any, **more: Any) -> list[int]:
-        return heeded(rule, -points if len(points) == 1 and points.max() > 1000 else points, **more)
+    def upside_down(rule: Any, points: Any, *, least: int, **more: Any) -> list[int]:
+        return heeded(rule, -points if least else points, least=least, **more)
 
     monkeypatch.setattr(elections, "chosen", upside_down)
     assert verdicts(utilities()) == {GAIN: False, LEAST: False}
@@ -98,4 +98,6 @@ def test_gains_and_changes_are_at_their_places() -> None:
     given = cells({"a": [0.3, 0.5, 0.7]})
     gain = statistics.gain_at(arm="a", figure="x", over="y", against="n", at=10)
     assert gain(given) == pytest.approx(0.4)
+    least = statistics.least_gain_at(arm="a", figure="x", over="y", against="n", at=10)
+    assert least([*given, Cell("a", 2, {"n": 10}, {"x": 0.1, "y": 0.3})]) == pytest.approx(-0.2)
     assert statistics.change(arm="a", figure="x", against="n", since=1, until=100)(given) == pytest.approx(0.4)

@@ -15,6 +15,7 @@ from prefopt.batch import Groups, Pairs
 from prefopt.config import composed
 from prefopt.datasets.trajectories import Trajectories
 from prefopt.errors import PrefoptError
+from prefopt.evaluation.exact import ranked
 from prefopt.methods.pairwise.robust.none import Plain
 from prefopt.methods.pairwise.robust.unbiased import Unbiased
 from prefopt.methods.reward.bradley_terry import BradleyTerry
@@ -136,6 +137,16 @@ def test_what_makes_no_loss_is_named(wrong: dict[str, Any]) -> None:
     (name,) = wrong
     with pytest.raises(PrefoptError, match=f"method.{name}="):
         Pearl(robust=Plain(), **wrong)
+
+
+# How it ranks all trajectories
+
+
+def test_a_reward_that_orders_all_responses_right_has_a_correlation_of_one(trajectories: Any) -> None:
+    world = trajectories.world
+    for change, expected in ((lambda q: q**3, 1.0), (lambda q: -q, -1.0), (torch.zeros_like, 0.0)):
+        found = ranked(world, lambda groups, change=change: change(world.reward(groups)), "cpu")
+        assert found["rank/spearman"] == pytest.approx(expected)
 
 
 # Rewards of steps
