@@ -92,7 +92,9 @@ def cast(
         }[needs["reference"]]()
     if "reward" in method.roles:
         parts["reward"] = (
-            model.reward(data, tokenizer, start) if "reward" in method.trains else aggregated(scorer("reward"))
+            model.reward(data, tokenizer, start, method.form)
+            if "reward" in method.trains
+            else aggregated(scorer("reward"))
         )
     if "judge" in method.roles:
         learned = "judge" in places  # from noisy labels, whose log-odds are its reward

@@ -455,6 +455,7 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
         implied=implied,
         policy=roles["policy"] if acts and type(method).act is Method.act else None,
         start=roles.get("start"),
+        average=getattr(method, "average", None),
         reward=roles["reward"] if "reward" in set(method.roles) - set(method.trains) else None,
         samples=method.samples if isinstance(method, BestOfN) else None,
         beta=beta,

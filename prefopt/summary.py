@@ -23,6 +23,8 @@ SHOWN = (
     ("rho/unconstrained", "subset's share of the best score, no bound"),
     ("rho/constrained", "the same, with the bound"),
     ("group/worst_accuracy", "held-out pairs of the worst group ranked right"),
+    ("group/worst_win_rate", "win rate over the start by the worst-off group's reward"),
+    ("group/cluster_accuracy", "annotators in the cluster of their group"),
     ("calibration/ece", "calibration error of the reward"),
     ("rank/accuracy", "held-out pairs ranked right by likelihood"),
     ("rank/alignment_gap", "alignment gap"),

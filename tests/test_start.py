@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hydra.utils import get_class
+from hydra.utils import get_object
 
 from prefopt.config import CONF
 from prefopt.outline import parameters, words
@@ -70,7 +70,7 @@ def test_the_source_says_the_same_of_a_class_as_the_class_itself() -> None:
     ours = {target: path for target, path in known.items() if target.startswith("prefopt.")}
     assert sum(parameters(target) is not None for target in ours) > 50
     for target, path in ours.items():
-        made = get_class(target)
+        made = get_object(target)
         takes = parameters(target)
         assert takes is None or takes == set(inspect.signature(made).parameters), path
         for attribute in ("world", "worlds"):

@@ -11,6 +11,7 @@ RESAMPLES = 1000
 EXTREMES = frozenset(
     {
         "smallest_gap",
+        "smallest_ratio",
         "median_gap",
         "gap_at_best",
         "recovery_ratio",
@@ -235,6 +236,11 @@ def largest_ratio(*, figure: str, arm: str, other: str) -> Statistic:
         return float(max(value[arm, seed] / value[other, seed] for name, seed in value if name == arm))
 
     return of
+
+
+def smallest_ratio(*, arm: str, figure: str, over: str) -> Statistic:
+    """The least over seeds of a figure over another of the same run."""
+    return lambda cells: float(min(c.figures[figure] / c.figures[over] for c in cells if c.arm == arm))
 
 
 def at_equal_cost(*, figure: str, cost: str, arm: str, along: Sequence[str]) -> Statistic:

@@ -59,6 +59,13 @@ KNOWN: dict[str, tuple[int, str, str, float | str | None]] = {
         0.5,
     ),
     "group/worst_accuracy": (1, "share of pairs", "The same of the group that it serves worst.", 0.5),
+    "group/worst_win_rate": (
+        1,
+        "share of prompts",
+        "How often an answer beats one of the start by the reward of the group that it serves worst.",
+        0.5,
+    ),
+    "group/cluster_accuracy": (1, "share of annotators", "Annotators who were put together with their group.", None),
     "calibration/ece": (
         -1,
         "share of pairs",

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -23,6 +23,15 @@ class World(Protocol):
 
     def reward(self, groups: Groups) -> Tensor:
         """[B, n] gold reward of each response."""
+        ...
+
+
+@runtime_checkable
+class Preferring(Protocol):
+    """A world that prefers one response to another without a reward behind it."""
+
+    def log_odds(self, groups: Groups) -> Tensor:
+        """[B, n, n] that response i is preferred to response j."""
         ...
 
 

@@ -20,7 +20,7 @@ class Layout:
 
     tokens, positions: [rows, L / rows] ids, and places in their sequences; None where they count from 0 in each row.
     before, own: [M] where the token before each response token stands, and the token itself, in the order of
-    `groups.mask`. last: [B * n] where each response ends.
+    `groups.mask`. last: [B * n] where each response ends. asked: [B] where each prompt does.
     """
 
     tokens: Tensor
@@ -28,6 +28,7 @@ class Layout:
     before: Tensor
     own: Tensor
     last: Tensor
+    asked: Tensor
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ def packed(groups: Groups, dtype: torch.dtype = torch.float32) -> Packed:
         before=moved(before),
         own=moved(own),
         last=moved(last),
+        asked=moved(ends),
         blocks=tuple(blocks),
         asking=moved(cells),
         seen=moved(np.concatenate(seen)),
@@ -155,7 +157,8 @@ def rows(groups: Groups) -> Layout:
     tokens[:, :P] = groups.prompt.repeat_interleave(n, 0)
     tokens = tokens[:, :width].contiguous()
     tokens.view(-1)[own] = groups.response.flatten()[inside.flatten().nonzero()[:, 0].to(device)]
-    return Layout(tokens, None, own - 1, own, (first + length - 1).flatten().to(device))
+    ends = first[:, 0] - 1
+    return Layout(tokens, None, own - 1, own, (first + length - 1).flatten().to(device), ends.to(device))
 
 
 def computing(device: str, dtype: torch.dtype) -> torch.dtype:

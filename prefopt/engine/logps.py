@@ -52,11 +52,12 @@ def pooled_states(model: Any, groups: Groups) -> Tensor:
     return sums.view(*groups.length.shape, -1) / groups.length[..., None]
 
 
-def last_states(model: Any, groups: Groups) -> Tensor:
-    """[B * n, d] the last layer's state at the end of each response."""
+def last_states(model: Any, groups: Groups) -> tuple[Tensor, Tensor]:
+    """[B * n, d] the last layer's state at the end of each response, and [B, d] at the end of each prompt."""
     inner = backbone(model)
     where = laid_out(inner, groups)
-    return states(inner, where).last_hidden_state.flatten(0, 1).index_select(0, where.last)
+    hidden = states(inner, where).last_hidden_state.flatten(0, 1)
+    return hidden.index_select(0, where.last), hidden.index_select(0, where.asked)
 
 
 def backbone(model: Any) -> Any:

@@ -56,12 +56,12 @@ def distinct_prompts(data: Data, count: int) -> np.ndarray:
 def answered(
     act: Act, data: Data, rows: np.ndarray, *, n: int = 1, proxy: Any | None, batch_size: int, seed: int, device: Any
 ) -> Answers:
-    """n answers to each prompt in `rows`, with their gold and proxy reward; the same seed gives the same draws to every
-    policy."""
+    """n answers to each prompt in `rows`, with their gold and proxy reward, where the proxy rewards so many; the same
+    seed gives the same draws to every policy."""
     generator = torch.Generator().manual_seed(seed)
     batches = [act(prompts.to(device), n, generator) for prompts in sequential(data.test.pairs, batch_size, rows)]
     judges = {} if data.world is None else {"gold": data.world.reward}
-    judges |= {} if proxy is None else {"proxy": proxy.score}
+    judges |= {"proxy": proxy.score} if proxy is not None and (n > 1 or proxy.alone) else {}
     rewards = {name: torch.cat([judge(batch).double().cpu() for batch in batches]) for name, judge in judges.items()}
     return Answers(batches, rewards)
 

@@ -44,6 +44,7 @@ class Subject:
     score: its reward [B, n], None where it implies none.
     implied: the same reward from log-probs [B, n, T], reference log-probs and lengths [B, n] that are there already.
     policy: the law that `act` follows, None where it follows none that can be written down.
+    average: the mean of the policies of its rounds, where it has one.
     start: the frozen policy that it started from.
     reward: what it optimises and does not learn, None where there is no such thing. proxy: the same where it is not
     the world's own.
@@ -61,6 +62,7 @@ class Subject:
     policy: Any | None
     start: Any | None
     implied: Callable[[Tensor, Tensor | None, Tensor], Tensor] | None = None
+    average: Callable[[], Tensor] | None = None
     reward: Any | None = None
     samples: int | None = None
     beta: float | None = None

@@ -147,7 +147,8 @@ class Examination:
                 figures["theta/expected"] = self.expected
         game, exact = hasattr(data.world, "preferences"), hasattr(subject.start, "table")
         if game and subject.policy is not None:
-            figures |= played(data.world, subject.policy.table(), beta=subject.beta)
+            average = None if subject.average is None else subject.average()
+            figures |= played(data.world, subject.policy.table(), beta=subject.beta, average=average)
         elif exact and not game and (subject.policy is not None or subject.samples is not None):
             figures |= self._enumerated()
         elif subject.act is not None and subject.start is not None:

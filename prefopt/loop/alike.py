@@ -20,7 +20,9 @@ PROPORTIONAL = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 """Optimisers that treat each number by itself, and whose step is the learning rate times what does not depend on it."""
 HOOKS = ("collect", "finish", "training_step", "_clipped")
 """What a method must do as every method does it: then its loss is all that it is."""
-HELD = frozenset(vars(Method())) - {"seed"} | {"_optimizer", "_schedule", "_micro_batch_size", "_clip", "_memories"}
+HELD = frozenset(vars(Method())) - {"seed"} | {
+    *("_optimizer", "_schedule", "_micro_batch_size", "_clip", "_memories", "_given")
+}
 """Attributes that every method has, and that no loss looks at."""
 
 Numbers = dict[tuple[str, str], Any]

@@ -15,6 +15,7 @@ from prefopt.batch import Groups
 from prefopt.errors import PrefoptError
 from prefopt.methods.memory import Memory
 from prefopt.methods.metrics import Metrics
+from prefopt.models.preference import Form
 from prefopt.models.scorer import mean
 from prefopt.table import Table
 
@@ -58,6 +59,11 @@ class Method(L.LightningModule):
     @property
     def rows(self) -> np.ndarray | None:
         """Rows of what `collect` returned that this round goes through, in this order; None: all, shuffled."""
+        return None
+
+    @property
+    def form(self) -> Form | None:
+        """Of the preference model that it trains; None where it trains a reward, or nothing of the kind."""
         return None
 
     def collect(self, data: Table, round: int) -> Table | None:

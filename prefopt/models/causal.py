@@ -23,6 +23,7 @@ from prefopt.engine.logps import (
 )
 from prefopt.engine.sampling import sample
 from prefopt.errors import PrefoptError
+from prefopt.models.preference import form_of
 from prefopt.models.scorer import Scorer
 
 UNUSED = frozenset({"_name_or_path", "transformers_version", "architectures", "dtype", "use_cache"})
@@ -123,7 +124,8 @@ class Critic(nn.Module):
 
 
 class RewardModel(nn.Module, Scorer):
-    """A transformers sequence classifier with one label, read at the last token of prompt and response."""
+    """A transformers sequence classifier, read at the last token of prompt and response: its one label is the reward,
+    and where it has several they embed the response."""
 
     model: Any
 
@@ -133,8 +135,18 @@ class RewardModel(nn.Module, Scorer):
         self.tokenizer = tokenizer
 
     def score(self, groups: Groups) -> Tensor:
+        return self.embedded(groups)[0][..., 0]
+
+    @property
+    def width(self) -> int:
+        """Of its states."""
+        return int(self.model.config.hidden_size)
+
+    def embedded(self, groups: Groups) -> tuple[Tensor, Tensor]:
+        """[B, n, labels] of the responses, and [B, d] states at the last token of each prompt."""
         inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        return inner.score(last_states(self.model, groups))[:, 0].float().view(groups.length.shape)
+        last, asked = last_states(self.model, groups)
+        return inner.score(last).float().view(*groups.length.shape, -1), asked
 
     @torch.no_grad()
     def redraw(self, generator: torch.Generator) -> None:
@@ -207,6 +219,13 @@ def _form(model: Any) -> dict[str, Any]:
     config = {key: value for key, value in inner.config.to_dict().items() if key not in UNUSED}
     attention = inner.config._attn_implementation.replace(NAME, "sdpa")  # which ours stands in for once it is used
     return {"class": type(inner).__name__, "attention": attention, "config": config}
+
+
+def embedding(model: Any, start: Path | None) -> Any:
+    """The same sequence classifier; its head is made small, as the paper's, where `start` holds no preference model."""
+    if form_of(start) is None:
+        nn.init.normal_(model.score.weight, std=1 / (model.score.in_features + 1))
+    return model
 
 
 def frozen_copy(policy: nn.Module) -> Any:

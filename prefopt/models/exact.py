@@ -15,13 +15,18 @@ from torch import Tensor, nn
 from prefopt.batch import Groups
 from prefopt.datasets.data import Data
 from prefopt.engine.sampling import draw
+from prefopt.errors import PrefoptError
+from prefopt.models.preference import Form, Preference, form_of
 from prefopt.models.scorer import Scorer
 
-Parameters = Callable[[Any], "Function"]
+Parameters = Callable[..., "Function"]
+"""Of a world, and of `outputs`: the numbers at a response, None for one."""
+EMBEDDED = 0.1
+"""Standard deviation of several numbers at the start: at 0 a skew-symmetric form of them has no gradient."""
 
 
 class Function(nn.Module):
-    """f(x, y) of every context and response."""
+    """f(x, y) of every context and response: a number, or where it has `outputs` that many, along a last axis."""
 
     def at(self, groups: Groups) -> Tensor:
         """[B, n] f at the groups' contexts and responses."""
@@ -36,18 +41,26 @@ class Function(nn.Module):
         raise NotImplementedError
 
 
+def beginning(shape: Sequence[int], outputs: int | None) -> nn.Parameter:
+    """Zeros [*shape], or small random numbers [*shape, outputs]."""
+    if outputs is None:
+        return nn.Parameter(torch.zeros(*shape, dtype=torch.float64))
+    return nn.Parameter(EMBEDDED * torch.randn(*shape, outputs, dtype=torch.float64))
+
+
 class Linear(Function):
     """<theta, phi(x, y)> with theta [d], zero at the start."""
 
     features: Tensor
 
-    def __init__(self, world: Any) -> None:
+    def __init__(self, world: Any, *, outputs: int | None = None) -> None:
         super().__init__()
-        self.theta = nn.Parameter(torch.zeros(world.features.shape[-1], dtype=torch.float64))
+        self.theta = beginning(world.features.shape[-1:], outputs)
         self.register_buffer("features", world.features, persistent=False)
 
     def forward(self) -> Tensor:
-        return (self.theta @ self.features.flatten(0, 1).T).view(self.features.shape[:2])  # stacked, five times as fast
+        found = self.theta.movedim(0, -1) @ self.features.flatten(0, 1).T  # stacked, five times as fast
+        return found.movedim(-1, 0).reshape(*self.features.shape[:2], *self.theta.shape[1:])
 
     @torch.no_grad()
     def redraw(self, generator: torch.Generator) -> None:
@@ -57,9 +70,9 @@ class Linear(Function):
 class Table(Function):
     """One free number a context and response, zero at the start."""
 
-    def __init__(self, world: Any) -> None:
+    def __init__(self, world: Any, *, outputs: int | None = None) -> None:
         super().__init__()
-        self.values = nn.Parameter(torch.zeros(world.features.shape[:2], dtype=torch.float64))
+        self.values = beginning(world.features.shape[:2], outputs)
 
     def forward(self) -> Tensor:
         return self.values
@@ -133,24 +146,25 @@ class Steps(Network):
     features: [C, R, T, d].
     """
 
-    def __init__(self, world: Any, *, widths: Sequence[int] = (64, 64)) -> None:
+    def __init__(self, world: Any, *, widths: Sequence[int] = (64, 64), outputs: int | None = None) -> None:
         features = world.features.unflatten(-1, (getattr(world, "steps", 1), -1))
-        super().__init__(SimpleNamespace(features=features), widths=widths)
+        super().__init__(SimpleNamespace(features=features), widths=widths, outputs=outputs)
 
     def forward(self) -> Tensor:
-        return super().forward().sum(-1)
+        return super().forward().sum(2)
 
     def at(self, groups: Groups) -> Tensor:
-        return self.steps(groups).sum(-1)
+        return self.steps(groups).sum(2)
 
     def steps(self, groups: Groups) -> Tensor:
         return super().at(groups)
 
 
 def taken(values: Tensor, groups: Groups) -> Tensor:
-    """[contexts, responses] values at the groups' contexts and responses: [B, n]."""
-    place = groups.prompt[:, :1] * values.shape[1] + groups.response[..., 0]
-    return values.flatten().gather(0, place.flatten()).view_as(place)
+    """[contexts, responses, ...] values at the groups' contexts and responses: [B, n, ...]."""
+    place, flat = groups.prompt[:, :1] * values.shape[1] + groups.response[..., 0], values.flatten(0, 1)
+    rows = place.view(-1, *[1] * (flat.ndim - 1)).expand(-1, *flat.shape[1:])
+    return flat.gather(0, rows).view(*place.shape, *flat.shape[1:])
 
 
 def everything(contexts: int, responses: int) -> Groups:
@@ -222,7 +236,7 @@ class ExactCritic(nn.Module):
 
 
 class ExactReward(nn.Module, Scorer):
-    """r(x, y) = f(x, y)."""
+    """r(x, y) = f(x, y); where f is several numbers, they embed the response."""
 
     def __init__(self, f: Function) -> None:
         super().__init__()
@@ -230,6 +244,10 @@ class ExactReward(nn.Module, Scorer):
 
     def score(self, groups: Groups) -> Tensor:
         return self.f.at(groups)
+
+    def embedded(self, groups: Groups) -> tuple[Tensor, None]:
+        """[B, n, outputs] embeddings; a context has no state."""
+        return self.f.at(groups), None
 
     def steps(self, groups: Groups) -> Tensor:
         return self.f.steps(groups)
@@ -258,8 +276,18 @@ class ExactModel:
     def policy(self, data: Data, tokenizer: Any, start: Path | None) -> ExactPolicy:
         return _started(ExactPolicy(data.world, self.parameters(data.world)), start)
 
-    def reward(self, data: Data, tokenizer: Any, start: Path | None) -> ExactReward:
-        return _started(ExactReward(self.rewards(data.world)), start)
+    def reward(
+        self, data: Data, tokenizer: Any, start: Path | None, form: Form | None = None
+    ) -> ExactReward | Preference:
+        form = form or form_of(start)
+        if form is None:
+            return _started(ExactReward(self.rewards(data.world)), start)
+        if form.gate:
+            raise PrefoptError(
+                "method.gate=true, but a context of an exact world has no state for a gate to read",
+                "set method.gate=false, or choose text",
+            )
+        return Preference(_started(ExactReward(self.rewards(data.world, outputs=form.dimension)), start), form)
 
     def checksum(self) -> str:
         return ""

@@ -1,10 +1,13 @@
-"""A judge: labels pairs by Bradley-Terry on a scorer's reward, and errs as the noise says, if there is any."""
+"""A judge: labels pairs by a scorer's log-odds, and errs as the noise says, if there is any."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from prefopt.batch import Groups
 from prefopt.engine.loader import sequential
 from prefopt.models.scorer import Scorer
 from prefopt.noise.base import Noise, Recorded, uniform
@@ -12,7 +15,7 @@ from prefopt.table import Table
 
 
 class Judge:
-    """P(y > y' | x) = sigmoid( (r(y) - r(y')) / temperature ), drawn once for an example id; `calls` counts pairs."""
+    """P(y > y' | x) = sigmoid( margin / temperature ), drawn once for an example id; `calls` counts pairs."""
 
     def __init__(
         self, scorer: Scorer, *, temperature: float, noise: Noise | None, seed: int, device: Any = "cpu"
@@ -23,11 +26,14 @@ class Judge:
     @torch.no_grad()
     def __call__(self, pairs: Table) -> np.ndarray:
         """[N] labels of an unlabelled table."""
-        scores = [self.scorer.score(batch.to(self.device)).double().cpu() for batch in sequential(pairs, 256)]
-        gold = torch.cat(scores).numpy()
-        second_wins = 1 / (1 + np.exp((gold[:, 0] - gold[:, 1]) / self.temperature))
+        second_wins = 1 / (1 + np.exp(self._asked(self.scorer.margin, pairs) / self.temperature))
         label = (uniform(pairs.ids, self.seed, "judge") < second_wins).astype(np.int64)
         self.calls += len(label)
         if self.noise is None:
             return label
-        return self.noise.labels(Recorded.from_table(pairs, label, gold), self.seed)
+        recorded = Recorded.from_table(pairs, label, self._asked(self.scorer.score, pairs))
+        return self.noise.labels(recorded, self.seed)
+
+    def _asked(self, question: Callable[[Groups], Tensor], pairs: Table) -> np.ndarray:
+        answers = [question(batch.to(self.device)).double().cpu() for batch in sequential(pairs, 256)]
+        return torch.cat(answers).numpy()

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from prefopt.batch import Groups
-from prefopt.datasets.data import Data
+from prefopt.datasets.data import Data, Preferring
+from prefopt.models.preference import Form
 from prefopt.models.scorer import Scorer
 
 
@@ -59,8 +60,9 @@ class Model(Protocol):
         """A policy to train, from the folder of a stored one or new."""
         ...
 
-    def reward(self, data: Data, tokenizer: Any, start: Path | None) -> Any:
-        """A reward model to train, from the folder of a stored policy or reward model or new."""
+    def reward(self, data: Data, tokenizer: Any, start: Path | None, form: Form | None = None) -> Any:
+        """A reward model to train, from the folder of a stored policy or reward model or new; a preference model where
+        `form` says so, or where `start` holds one."""
         ...
 
     def checksum(self) -> str:
@@ -81,7 +83,7 @@ class GoldOfGroup(nn.Module, Scorer):
 
 
 class Gold(Scorer):
-    """The world's own reward as a scorer."""
+    """The world's own reward as a scorer, and its own preferences where it has such, with no reward behind them."""
 
     def __init__(self, data: Data) -> None:
         self.world = data.world
@@ -89,3 +91,8 @@ class Gold(Scorer):
     def score(self, groups: Groups) -> Tensor:
         assert self.world is not None
         return self.world.reward(groups)
+
+    def table(self, groups: Groups) -> Tensor:
+        if not isinstance(self.world, Preferring):
+            return super().table(groups)
+        return self.world.log_odds(groups)

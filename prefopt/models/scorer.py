@@ -5,7 +5,7 @@ seed, so that the minimum of two that were not standardised compares unlike unit
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,12 @@ from prefopt.errors import PrefoptError
 
 
 class Scorer:
-    """Whatever judges responses: by a reward each, or by a table of its own where preferences may run in circles."""
+    """Whatever judges responses: by a reward each, or by a table of its own where preferences may run in circles.
+
+    alone: whether a response has its reward by itself, and not against the others of its group.
+    """
+
+    alone: ClassVar[bool] = True
 
     def score(self, groups: Groups) -> Tensor:
         """[B, n] reward of each response."""

@@ -13,7 +13,8 @@ from prefopt.datasets.data import Data
 from prefopt.engine.attention import compile_packed
 from prefopt.engine.logps import backbone
 from prefopt.errors import PrefoptError
-from prefopt.models.causal import CausalPolicy, RewardModel, quieten
+from prefopt.models.causal import CausalPolicy, RewardModel, embedding, quieten
+from prefopt.models.preference import Form, Preference, form_of, preference
 
 FOREIGN_CODE = "; code that comes with a model runs only with +model.trust_remote_code=true"
 
@@ -44,12 +45,20 @@ class Tiny:
         model = _opened("AutoModelForCausalLM", start) if start else LlamaForCausalLM(self._config(data, tokenizer))
         return CausalPolicy(model, tokenizer, max_response_length=data.max_response_length)
 
-    def reward(self, data: Data, tokenizer: Any, start: Path | None) -> RewardModel:
+    def reward(
+        self, data: Data, tokenizer: Any, start: Path | None, form: Form | None = None
+    ) -> RewardModel | Preference:
         from transformers import LlamaForSequenceClassification
 
+        form = form or form_of(start)
+        labels = form.dimension if form else 1
         if start is None:
-            return RewardModel(LlamaForSequenceClassification(self._config(data, tokenizer, num_labels=1)), tokenizer)
-        return RewardModel(_opened("AutoModelForSequenceClassification", start, num_labels=1), tokenizer)
+            model = LlamaForSequenceClassification(self._config(data, tokenizer, num_labels=labels))
+        else:
+            model = _opened("AutoModelForSequenceClassification", start, num_labels=labels)
+        if form is None:
+            return RewardModel(model, tokenizer)
+        return preference(RewardModel(embedding(model, start), tokenizer), form, start)
 
     def checksum(self) -> str:
         return ""
@@ -118,12 +127,17 @@ class HuggingFace:
             compile_packed(backbone(model))
         return CausalPolicy(model, tokenizer, max_response_length=data.max_response_length)
 
-    def reward(self, data: Data, tokenizer: Any, start: Path | None) -> RewardModel:
-        model = self._open("AutoModelForSequenceClassification", start, num_labels=1)
+    def reward(
+        self, data: Data, tokenizer: Any, start: Path | None, form: Form | None = None
+    ) -> RewardModel | Preference:
+        form = form or form_of(start)
+        model = self._open("AutoModelForSequenceClassification", start, num_labels=form.dimension if form else 1)
         # Transformers reads the score before the first padding token: where EOS is the padding, of the wrong token.
         padding = tokenizer.pad_token_id
         model.config.pad_token_id = None if padding == tokenizer.eos_token_id else padding
-        return RewardModel(self._adapted(model, "SEQ_CLS"), tokenizer)
+        if form is None:
+            return RewardModel(self._adapted(model, "SEQ_CLS"), tokenizer)
+        return preference(RewardModel(self._adapted(embedding(model, start), "SEQ_CLS"), tokenizer), form, start)
 
     def checksum(self) -> str:
         """Hash of every weight and config file where the model is a folder."""

@@ -28,6 +28,10 @@ KINDS = {
         *("+method.passes=2", *DESCENT),
     ),
     "weights of groups": ("dataset=bandit", "model=log_linear", "method=group_dpo", "method.robust.step=1", *DESCENT),
+    "temperatures of examples": (
+        *("dataset=bandit", "model=log_linear", "method=ldr", "method.normalised=false", "method.lam=1", *DESCENT),
+    ),
+    "a curriculum of two": ("dataset=bandit", "model=mlp", "method=crm", "method.warm=1", *DESCENT),
     "text in micro-batches": (*TEXT, "method=sft", "micro_batch_size=3", *DESCENT),
     "text with a stage before": (*TEXT, "method=rdpo"),
     "text and the reliability of annotators": (*TEXT, "method=lcpo", "micro_batch_size=3", *DESCENT),
@@ -83,7 +87,9 @@ def folder(home: Path, overrides: Sequence[str]) -> Path:
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
-    return {name: value for path in (run / "policy").glob("*.safetensors") for name, value in load_file(path).items()}
+    """By file, of each member where there are several, and name."""
+    files = (run / "policy").rglob("*.safetensors")
+    return {f"{path.relative_to(run)}/{name}": value for path in files for name, value in load_file(path).items()}
 
 
 def curve(run: Path) -> list[tuple[int, dict[str, float]]]:

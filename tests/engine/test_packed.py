@@ -228,6 +228,20 @@ def test_lengths_are_known_on_the_host_wherever_groups_are_moved(groups_of: Call
     assert torch.equal(on_host(moved.pick(slice(1, 3)).prompt_length), groups.prompt_length[1:3])
 
 
+def test_states_at_the_ends_of_prompts_are_those_of_the_prompts_alone(
+    model: Any, groups_of: Callable[..., Groups]
+) -> None:
+    groups, inner = groups_of(PROMPTS, LENGTHS), backbone(model)
+    packs, (_, asked) = laid_out(inner, groups), last_states(model, groups)
+    alone = [
+        inner(input_ids=row[None, :n]).last_hidden_state[0, -1] for row, n in zip(groups.prompt, PROMPTS, strict=True)
+    ]
+    torch.testing.assert_close(asked, torch.stack(alone), rtol=1e-4, atol=1e-4)
+    assert isinstance(packs, Packed)
+    in_rows = rows(groups)
+    assert torch.equal(in_rows.tokens.flatten()[in_rows.asked], packs.tokens.flatten()[packs.asked])
+
+
 def test_nothing_waits_for_the_device(model: Any, groups_of: Callable[..., Groups]) -> None:
     """A tensor on `meta` has no values: whatever would have to read one fails."""
     import copy
@@ -239,7 +253,7 @@ def test_nothing_waits_for_the_device(model: Any, groups_of: Callable[..., Group
     token_logps(away, groups.to("meta")).sum().backward()
     for moved in groups.to("meta").split(2):
         assert pooled_states(away, moved).shape == (2, 2, 16)
-        assert last_states(away, moved).shape == (4, 16)
+        assert [found.shape for found in last_states(away, moved)] == [(4, 16), (2, 16)]
 
 
 def test_compiled_it_is_one_graph_for_all_lengths_with_the_same_log_probs(

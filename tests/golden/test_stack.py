@@ -123,6 +123,7 @@ STACKED = {
     "kto": ("kto", "model=log_linear", BETAS),
     "bradley_terry": ("bradley_terry", "model=log_linear", SEEDS),
     "ldr": ("ldr", "model=log_linear", LDR),
+    "gpm": ("gpm", "model=log_linear", [("method.tau=0.2",), ("seed=1", "noise.rate=0.3")]),
 }
 
 

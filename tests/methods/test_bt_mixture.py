@@ -16,6 +16,7 @@ from prefopt.datasets.data import Data
 from prefopt.datasets.populations import Populations
 from prefopt.errors import PrefoptError
 from prefopt.evaluation.groups import clustered
+from prefopt.methods.pairwise.robust.em import EM
 from prefopt.methods.pairwise.robust.none import Plain
 from prefopt.methods.reward.bradley_terry import BradleyTerry
 from prefopt.methods.reward.bt_mixture import BTMixture
@@ -191,3 +192,23 @@ def test_what_cannot_be_is_refused() -> None:
             BTMixture(robust=Plain(), **{key: 0})  # type: ignore[arg-type]
     with pytest.raises(PrefoptError, match="assignment=fuzzy"):
         BTMixture(robust=Plain(), assignment="fuzzy")  # type: ignore[arg-type]
+
+
+def test_a_reward_that_has_run_away_is_named() -> None:
+    data = crowd()
+    method = prepared(BTMixture(robust=Plain(), restarts=1), data)
+    method.reward.members[1].f.theta.data.fill_(torch.nan)
+    with pytest.raises(PrefoptError, match="not finite"):
+        method.finish(0)
+
+
+def test_a_robustifier_tells_right_labels_from_wrong_by_the_annotators_cluster() -> None:
+    """Of two opposite clusters one trusts each label and the other does not; the annotator's own one is asked."""
+    data = crowd(wants=((1.0,), (-1.0,)), annotators=8, each=40)
+    method = prepared(BTMixture(robust=EM(), restarts=2), data)
+    iterated(method, data, 3)
+    batch: Any = data.train.pairs.batch(np.arange(len(data.train.pairs)))
+    trust = method.weigh(batch)
+    turned = method.weigh(replace(batch, label=1 - batch.label))
+    assert trust.shape == (320,)
+    assert trust.mean() > 0.9 and turned.mean() < 0.6

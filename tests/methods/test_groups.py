@@ -50,7 +50,7 @@ def test_answers_win_as_often_as_enumeration_says(crowd: Data) -> None:
     policy.f.values.data.copy_(world.group_rewards[0] / 2)  # type: ignore[union-attr, operator]
     rows = np.tile(distinct_prompts(crowd, 30), 100)
     ours, theirs = (
-        answered(p.sample, crowd, rows, batch_size=500, seed=seed, device="cpu")
+        answered(p.sample, crowd, rows, batch_size=500, seed=seed, device="cpu", proxy=None)
         for seed, p in enumerate((policy, start))
     )
     sampled, exact = answered_groups(world, ours, theirs), enumerated_groups(world, policy.table())

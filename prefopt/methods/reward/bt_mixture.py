@@ -22,6 +22,7 @@ from prefopt.methods.pairwise.base import Robustifier
 from prefopt.methods.reward.membership import Membership
 from prefopt.methods.reward.several import Several
 from prefopt.models.ensemble import Restarts
+from prefopt.models.scorer import finite
 
 ASSIGN = 2
 """What is drawn beside the members' beginnings and orders."""
@@ -33,7 +34,8 @@ class BTMixture(Several):
     """Args: clusters: U. restarts: how many. assignment: hard (the paper's) or soft. passes: of an M-step. robust,
     margin, centring: as in `BradleyTerry`; the E-step has neither.
 
-    Raises PrefoptError where the data do not tell annotators, or have fewer than clusters.
+    Raises PrefoptError where the data do not tell annotators, or have fewer than clusters, and where a reward is not
+    finite.
     """
 
     def __init__(
@@ -75,8 +77,8 @@ class BTMixture(Several):
     @torch.no_grad()
     def weigh(self, batch: Pairs) -> Tensor | None:
         restart = int(self.membership.best)
-        trusts, robusts = [], list[Any](self.robusts)[restart * self.clusters :]
-        for rewards, robust in zip(self.reward.chosen.each(batch), robusts, strict=False):
+        trusts, robusts = [], list[Any](self.robusts)[restart * self.clusters :][: self.clusters]
+        for rewards, robust in zip(self.reward.chosen.each(batch), robusts, strict=True):
             r_w, r_l = chosen_rejected(rewards, batch.label)
             trusts.append(robust.trust(*self._sides(r_w - r_l, batch), batch))
         if trusts[0] is None:
@@ -92,9 +94,8 @@ class BTMixture(Several):
         ll = self.membership.q.new_zeros(len(self.membership.size), self.members)
         for pairs in sequential(self._given, AT_ONCE):
             batch: Any = pairs.to(ll.device)
-            r_w, r_l = chosen_rejected(
-                torch.stack([member.score(batch) for member in self.reward.members], -1), batch.label
-            )
+            rewards = torch.stack([member.score(batch) for member in self.reward.members], -1)
+            r_w, r_l = chosen_rejected(finite(rewards), batch.label)
             ll.index_add_(0, batch.annotator, logsigmoid((r_w - r_l).to(ll.dtype)))
         self.reward.train(was_training)
         self.membership.expect(ll.T.view(-1, self.clusters, len(ll)).transpose(1, 2))

@@ -34,6 +34,8 @@ ROUNDING = 1e-9
 class CRM(Several):
     """Two members, of which `score` is the first: a baseline has one. What is optimised against may use both.
 
+    With order=cut the rounds get shorter, so that a learning rate that falls ends above what it would fall to.
+
     Args:
         rate: eta, the assumed share of wrong labels, at most 0.5. warm: T, the rounds until all of it is left out.
         order: cut, none or sort_and_batch. review: peer, or self: each model chooses for itself.
@@ -107,7 +109,7 @@ class CRM(Several):
 
     @torch.no_grad()
     def weigh(self, batch: Pairs) -> Tensor | None:
-        """[B] by how many of the two, of two, a pair would be learned from if its batch was all there is."""
+        """[B] the share of the two models that would learn from a pair, if its batch was all there is."""
         if not self.rate:
             return None
         return self._kept(self._margins(batch)).double().mean(0)
@@ -134,8 +136,8 @@ class CRM(Several):
         """[2, M] rows that each model goes through, in its order."""
         learning = self.reward.training
         self.reward.eval()
-        found: list[Any] = list(sequential(data, ROWS_AT_ONCE))
-        margins = torch.cat([self._margins(batch.to(self.device)) for batch in found], 1)
+        batches: Any = sequential(data, ROWS_AT_ONCE)
+        margins = torch.cat([self._margins(batch.to(self.device)) for batch in batches], 1)
         self.reward.train(learning)
         if self.order == "sort_and_batch":
             margins, kept = margins.mean(0).expand(2, -1), len(data)
