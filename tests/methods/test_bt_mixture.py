@@ -1,4 +1,4 @@
-"""EM over annotators: the card's numbers, a likelihood that never falls, and what an iteration does with nobody."""
+"""EM over annotators: worked numbers, a likelihood that never falls, and what an iteration does with nobody."""
 
 import itertools
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The policy for the worst-off group: the card's numbers, that nothing is better, and what it does not mind."""
+"""The policy for the worst-off group: worked numbers, that nothing is better, and what it does not mind."""
 
 from collections.abc import Callable
 from typing import Any

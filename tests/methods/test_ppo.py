@@ -245,7 +245,7 @@ def prompts(count: int, tokens: Callable[[int], list[int]] = lambda i: [i]) -> p
 
 
 def gained(seed: int, paid: float, judged: float = 0.5, rounds: int = 150) -> tuple[float, float]:
-    """Of the card's run: (J(pi) - J(ref)) / (J(pi*) - J(ref)) with J = E r - judged KL, and KL(pi || ref), after PPO
+    """Of a run: (J(pi) - J(ref)) / (J(pi*) - J(ref)) with J = E r - judged KL, and KL(pi || ref), after PPO
     that pays `paid` for a nat."""
     method, policy, reward = (
         PPO(samples=16, prompts=16, beta=paid, normalise=False),

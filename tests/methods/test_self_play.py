@@ -122,7 +122,7 @@ def test_8_the_exact_update_of_the_card(prepared: Any) -> None:
 
 
 def after(prepared: Any, rounds: int, payoff: Any = log_odds, share: float = 1.0) -> dict[str, float]:
-    """Figures of the game of the card, from its start, at beta = share * sqrt(rounds)."""
+    """Figures of the game of the claim, from one start, at beta = share * sqrt(rounds)."""
     data = game(CIRCLE, reference=[0.4, 0.2, 0.1, 0.3])
     beta = share * math.sqrt(rounds)
     method = prepared(MultiplicativeWeights(payoff=payoff, beta=beta), policy=start(data), reward=Gold(data))

@@ -1,4 +1,4 @@
-"""Preferences from embeddings (arXiv 2410.02197): the numbers of the card, and what holds of any."""
+"""Preferences from embeddings (arXiv 2410.02197): worked numbers, and what holds of any."""
 
 import math
 from pathlib import Path

@@ -9,8 +9,7 @@ another task: that half of the paper is `dataset=trajectories`. Differences:
 
 1. E is over `nodes` values of (D - d) / s with the weights of Gauss and Hermite, in the place of random draws: the same
    integral and the same reparameterised gradients to mu and sigma, without their noise.
-2. The published text leaves the form of the variance keeper and all weights open; these are those of the card that this
-   was built by.
+2. What is known of the paper leaves the form of the variance keeper and all weights open; these are ours.
 3. mu and log sigma^2 are two networks, not two heads of one.
 """
 
