@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def cast(
             policy, reference = (model.policy(data, tokenizer, place).to(device) for place in (places[role], begun))
             return Implied(learned, frozen_copy(policy), frozen_copy(reference))
         if role in places:
-            reward = opened(places[role], lambda folder: model.reward(data, tokenizer, folder))
+            reward = opened(places[role], partial(model.reward, data, tokenizer))
             return frozen_copy(reward.to(device))
         if needs[role] == GROUPS:
             world: Any = data.world

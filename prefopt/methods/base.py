@@ -15,6 +15,7 @@ from prefopt.batch import Groups
 from prefopt.errors import PrefoptError
 from prefopt.methods.memory import Memory
 from prefopt.methods.metrics import Metrics
+from prefopt.models.ensemble import Shared
 from prefopt.models.preference import Form
 from prefopt.models.scorer import mean
 from prefopt.table import Table
@@ -62,8 +63,9 @@ class Method(L.LightningModule):
         return None
 
     @property
-    def form(self) -> Form | None:
-        """Of the preference model that it trains; None where it trains a reward, or nothing of the kind."""
+    def form(self) -> Form | Shared | None:
+        """Of the preference model, or the ensemble on one backbone, that it trains; None where of nothing of the
+        kind."""
         return None
 
     def collect(self, data: Table, round: int) -> Table | None:

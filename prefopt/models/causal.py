@@ -23,7 +23,6 @@ from prefopt.engine.logps import (
 )
 from prefopt.engine.sampling import sample
 from prefopt.errors import PrefoptError
-from prefopt.models.preference import form_of
 from prefopt.models.scorer import Scorer
 
 UNUSED = frozenset({"_name_or_path", "transformers_version", "architectures", "dtype", "use_cache"})
@@ -221,9 +220,9 @@ def _form(model: Any) -> dict[str, Any]:
     return {"class": type(inner).__name__, "attention": attention, "config": config}
 
 
-def embedding(model: Any, start: Path | None) -> Any:
-    """The same sequence classifier; its head is made small, as the paper's, where `start` holds no preference model."""
-    if form_of(start) is None:
+def embedding(model: Any, held: bool) -> Any:
+    """The same sequence classifier; its head is made small, as that of GPM, where it was not held by a folder."""
+    if not held:
         nn.init.normal_(model.score.weight, std=1 / (model.score.in_features + 1))
     return model
 

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,64 @@ class Ensemble(nn.Module, Scorer):
         folder.mkdir(parents=True, exist_ok=True)
         for k, member in enumerate(self.members):
             member.export(folder / str(k))
-        (folder / FILE).write_text(json.dumps({"members": len(self.members)}))
+        (folder / FILE).write_text(json.dumps({"members": len(self.members), "shared": False}))
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The form of an ensemble of `dimension` heads on one backbone."""
+
+    dimension: int
+    gate: ClassVar[bool] = False
+
+    def on(self, embedder: Any, folder: Path | None) -> "Heads":
+        return Heads(embedder, self.dimension)
+
+    def held(self, folder: Path | None) -> bool:
+        return folder is not None and (folder / FILE).exists()
+
+
+class Heads(Ensemble):
+    """An ensemble whose members are the numbers that one reward model says of a response: embedder, with `embedded`
+    [B, n, k]. at, sd: [k] what they are standardised by."""
+
+    at: Tensor
+    sd: Tensor
+
+    def __init__(
+        self, embedder: Any, k: int, aggregate: Aggregate = mean, scale: Sequence[tuple[float, float]] | None = None
+    ) -> None:
+        nn.Module.__init__(self)
+        self.embedder, self.k, self.aggregate = embedder, k, aggregate
+        at, sd = zip(*(scale or [(0.0, 1.0)] * k), strict=True)
+        self.register_buffer("at", torch.tensor(at, dtype=torch.float64), persistent=False)
+        self.register_buffer("sd", torch.tensor(sd, dtype=torch.float64), persistent=False)
+
+    @property
+    def members(self) -> "list[Head]":
+        return [Head(self, i) for i in range(self.k)]
+
+    def each(self, groups: Groups) -> Tensor:
+        said = self.embedder.embedded(groups)[0]
+        return ((said - self.at.to(said.dtype)) / self.sd.to(said.dtype)).movedim(-1, 0)
+
+    def standardised(self, samples: Sequence[Groups], aggregate: Aggregate) -> Ensemble:
+        scale = [moments(member, samples) for member in self.members]
+        return Heads(self.embedder, self.k, aggregate, scale).to(self.at.device)
+
+    def export(self, folder: Path) -> None:
+        self.embedder.export(folder)
+        (folder / FILE).write_text(json.dumps({"members": self.k, "shared": True}))
+
+
+class Head(Scorer):
+    """The i-th member of an ensemble on one backbone."""
+
+    def __init__(self, heads: Heads, i: int) -> None:
+        self.heads, self.i = heads, i
+
+    def score(self, groups: Groups) -> Tensor:
+        return self.heads.each(groups)[self.i]
 
 
 def members(reward: Any) -> list[Any]:
@@ -74,9 +132,11 @@ class Restarts(nn.Module, Scorer):
         self.chosen.export(folder)
 
 
-def opened(folder: Path, member: Callable[[Path], Any]) -> Any:
-    """The reward model in `folder`: what `member` opens it as, or an ensemble of such."""
+def opened(folder: Path, member: Callable[..., Any]) -> Any:
+    """The reward model in `folder`: what `member`, of a folder and a form, opens it as, or an ensemble of such."""
     if not (folder / FILE).exists():
         return member(folder)
-    members = json.loads((folder / FILE).read_text())["members"]
+    members, shared = json.loads((folder / FILE).read_text()).values()
+    if shared:
+        return member(folder, Shared(members))
     return Ensemble([member(folder / str(k)) for k in range(members)])

@@ -16,7 +16,8 @@ from prefopt.batch import Groups
 from prefopt.datasets.data import Data
 from prefopt.engine.sampling import draw
 from prefopt.errors import PrefoptError
-from prefopt.models.preference import Form, Preference, form_of
+from prefopt.models.ensemble import Shared
+from prefopt.models.preference import Form, form_of
 from prefopt.models.scorer import Scorer
 
 Parameters = Callable[..., "Function"]
@@ -276,9 +277,7 @@ class ExactModel:
     def policy(self, data: Data, tokenizer: Any, start: Path | None) -> ExactPolicy:
         return _started(ExactPolicy(data.world, self.parameters(data.world)), start)
 
-    def reward(
-        self, data: Data, tokenizer: Any, start: Path | None, form: Form | None = None
-    ) -> ExactReward | Preference:
+    def reward(self, data: Data, tokenizer: Any, start: Path | None, form: Form | Shared | None = None) -> Scorer:
         form = form or form_of(start)
         if form is None:
             return _started(ExactReward(self.rewards(data.world)), start)
@@ -287,7 +286,8 @@ class ExactModel:
                 "method.gate=true, but a context of an exact world has no state for a gate to read",
                 "set method.gate=false, or choose text",
             )
-        return Preference(_started(ExactReward(self.rewards(data.world, outputs=form.dimension)), start), form)
+        embedder = ExactReward(self.rewards(data.world, outputs=form.dimension))
+        return form.on(_started(embedder, start if form.held(start) else None), start)
 
     def checksum(self) -> str:
         return ""

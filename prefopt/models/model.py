@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from prefopt.batch import Groups
 from prefopt.datasets.data import Data, Preferring
+from prefopt.models.ensemble import Shared
 from prefopt.models.preference import Form
 from prefopt.models.scorer import Scorer
 
@@ -60,7 +61,7 @@ class Model(Protocol):
         """A policy to train, from the folder of a stored one or new."""
         ...
 
-    def reward(self, data: Data, tokenizer: Any, start: Path | None, form: Form | None = None) -> Any:
+    def reward(self, data: Data, tokenizer: Any, start: Path | None, form: Form | Shared | None = None) -> Any:
         """A reward model to train, from the folder of a stored policy or reward model or new; a preference model where
         `form` says so, or where `start` holds one."""
         ...

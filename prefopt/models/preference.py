@@ -40,6 +40,17 @@ class Form:
         if not 0 < self.tau < float("inf"):
             raise PrefoptError(f"method.tau={self.tau} is not a temperature", "give a positive number")
 
+    def on(self, embedder: Any, folder: Path | None) -> "Preference":
+        """A preference model on this embedder, with the gate in `folder`, where there is one."""
+        found = Preference(embedder, self)
+        if found.gate is not None and folder is not None and (folder / GATE).exists():
+            found.gate.load_state_dict(load_file(folder / GATE))
+        return found
+
+    def held(self, folder: Path | None) -> bool:
+        """Whether a preference model is what `folder` holds."""
+        return form_of(folder) is not None
+
 
 class Preference(nn.Module, Scorer):
     """embedder: a reward model whose `embedded` gives [B, n, 2k] embeddings, and [B, d] states of the prompts."""
@@ -101,11 +112,3 @@ def form_of(folder: Path | None) -> Form | None:
     if folder is None or not (folder / FILE).exists():
         return None
     return Form(**json.loads((folder / FILE).read_text()))
-
-
-def preference(embedder: Any, form: Form, folder: Path | None) -> Preference:
-    """A preference model on this embedder, with the gate in `folder`, where there is one."""
-    found = Preference(embedder, form)
-    if found.gate is not None and folder is not None and (folder / GATE).exists():
-        found.gate.load_state_dict(load_file(folder / GATE))
-    return found

@@ -14,7 +14,9 @@ from prefopt.engine.attention import compile_packed
 from prefopt.engine.logps import backbone
 from prefopt.errors import PrefoptError
 from prefopt.models.causal import CausalPolicy, RewardModel, embedding, quieten
-from prefopt.models.preference import Form, Preference, form_of, preference
+from prefopt.models.ensemble import Shared
+from prefopt.models.preference import Form, form_of
+from prefopt.models.scorer import Scorer
 
 FOREIGN_CODE = "; code that comes with a model runs only with +model.trust_remote_code=true"
 
@@ -46,8 +48,8 @@ class Tiny:
         return CausalPolicy(model, tokenizer, max_response_length=data.max_response_length)
 
     def reward(
-        self, data: Data, tokenizer: Any, start: Path | None, form: Form | None = None
-    ) -> RewardModel | Preference:
+        self, data: Data, tokenizer: Any, start: Path | None, form: Form | Shared | None = None
+    ) -> RewardModel | Scorer:
         from transformers import LlamaForSequenceClassification
 
         form = form or form_of(start)
@@ -58,7 +60,7 @@ class Tiny:
             model = _opened("AutoModelForSequenceClassification", start, num_labels=labels)
         if form is None:
             return RewardModel(model, tokenizer)
-        return preference(RewardModel(embedding(model, start), tokenizer), form, start)
+        return form.on(RewardModel(embedding(model, form.held(start)), tokenizer), start)
 
     def checksum(self) -> str:
         return ""
@@ -128,8 +130,8 @@ class HuggingFace:
         return CausalPolicy(model, tokenizer, max_response_length=data.max_response_length)
 
     def reward(
-        self, data: Data, tokenizer: Any, start: Path | None, form: Form | None = None
-    ) -> RewardModel | Preference:
+        self, data: Data, tokenizer: Any, start: Path | None, form: Form | Shared | None = None
+    ) -> RewardModel | Scorer:
         form = form or form_of(start)
         model = self._open("AutoModelForSequenceClassification", start, num_labels=form.dimension if form else 1)
         # Transformers reads the score before the first padding token: where EOS is the padding, of the wrong token.
@@ -137,7 +139,7 @@ class HuggingFace:
         model.config.pad_token_id = None if padding == tokenizer.eos_token_id else padding
         if form is None:
             return RewardModel(self._adapted(model, "SEQ_CLS"), tokenizer)
-        return preference(RewardModel(self._adapted(embedding(model, start), "SEQ_CLS"), tokenizer), form, start)
+        return form.on(RewardModel(self._adapted(embedding(model, form.held(start)), "SEQ_CLS"), tokenizer), start)
 
     def checksum(self) -> str:
         """Hash of every weight and config file where the model is a folder."""

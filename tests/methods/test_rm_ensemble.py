@@ -21,6 +21,8 @@ SMALL = [
 ]
 REWARD = ["method.needs.reward.method=rm_ensemble", "++method.needs.reward.rounds=3"]
 
+SHARED = "+method.needs.reward={method: rm_ensemble, rounds: 3, method.shared: true}"
+
 
 def trained(*overrides: str) -> Run:
     return run(composed([*SMALL, "method=rm_ensemble", *overrides]))
@@ -74,6 +76,23 @@ def test_every_pair_is_seen_once_a_round_by_every_member(home: Path) -> None:
         assert seen.sort().values.tolist() == list(range(96))
         assert (seen.tolist() == list(range(96))) == (k == 0)
     assert method.eval()._seen(1, batches[0]) is batches[0]  # type: ignore[arg-type, comparison-overlap]
+
+
+def test_heads_on_one_backbone_learn_apart_and_judge_again_as_they_did(home: Path) -> None:
+    """One folder holds them all, and a cautious judge is made of them as of any members."""
+    stored = trained("method.shared=true", "method.members=3")
+    held = load_file(stored.policy / "exact.safetensors")
+    head = held["f.head.weight"]
+    assert head.shape[0] == 3 and not any(torch.equal(head[a], head[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    assert held["f.trunk.0.weight"].shape == (32, 16), "one backbone"
+    assert figures(stored)["eval/rewards/accuracies"] > 0.6
+    rewards = [
+        figures(run(composed([*SMALL, "method=gibbs", f"method/aggregate={way}", "~method.needs.reward", SHARED])))[
+            "gold/reward"
+        ]
+        for way in ("mean", "worst_case")
+    ]
+    assert rewards[0] != rewards[1]
 
 
 def test_a_cautious_judge_is_another_judge_of_the_same_models(home: Path) -> None:

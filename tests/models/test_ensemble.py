@@ -12,9 +12,11 @@ from prefopt.batch import Groups
 from prefopt.datasets.bandit import Bandit
 from prefopt.datasets.data import Data
 from prefopt.errors import PrefoptError
-from prefopt.models.ensemble import Ensemble, opened
+from prefopt.models.ensemble import Ensemble, Shared, members, opened
 from prefopt.models.exact import ExactModel, Table
 from prefopt.models.scorer import mean, uncertainty_weighted, worst_case
+from prefopt.models.text import Tiny
+from prefopt.models.tokenizer import train_tokenizer
 
 model = ExactModel(parameters=Table)
 
@@ -72,3 +74,38 @@ def test_a_single_reward_model_opens_as_itself(
     alone.export(tmp_path)
     again = opened(tmp_path, partial(model.reward, bandit, None))
     assert torch.equal(again.score(samples[0]), alone.score(samples[0]))
+
+
+def test_heads_on_one_backbone_are_standardised_each_by_itself(bandit: Data, samples: list[Groups]) -> None:
+    """As separate members of the same numbers are."""
+    heads = model.reward(bandit, None, None, Shared(3))
+    heads.embedder.f.values.data.normal_(2.0, 3.0, generator=torch.Generator().manual_seed(0))
+    apart = []
+    for k in range(3):
+        alone: Any = model.reward(bandit, None, None)
+        alone.f.values.data.copy_(heads.embedder.f.values[..., k])
+        apart.append(alone)
+    one, many = (each.standardised(samples, worst_case) for each in (heads, Ensemble(apart)))
+    torch.testing.assert_close(one.score(samples[0]), many.score(samples[0]))
+    assert [member.score(samples[0]).tolist() for member in members(one)] == one.each(samples[0]).tolist()
+
+
+def test_heads_on_one_backbone_of_text_open_again(tmp_path: Path) -> None:
+    tiny = Tiny(vocabulary=300, hidden_size=16, layers=1, heads=2)
+    tokenizer = train_tokenizer(["good film", "bad film"] * 8, 300)
+    data: Any = Data(train=None, test=None, max_prompt_length=8, max_response_length=8)  # type: ignore[arg-type]
+    heads: Any = tiny.reward(data, tokenizer, None, Shared(2))
+    rows = torch.tensor([[[5, 6, 2], [7, 8, 2]]])
+    length = torch.full((1, 2), 3)
+    groups = Groups(
+        index=torch.arange(1),
+        prompt=torch.ones(1, 1, dtype=torch.long),
+        prompt_length=torch.ones(1, dtype=torch.long),
+        response=rows,
+        length=length,
+        mean_length=length.float().mean(),
+    )
+    heads.export(tmp_path)
+    again = opened(tmp_path, partial(tiny.reward, data, tokenizer))
+    assert torch.equal(again.each(groups), heads.each(groups))
+    assert not torch.equal(again.each(groups)[0], again.each(groups)[1])

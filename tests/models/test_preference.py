@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prefopt.errors import PrefoptError
 from prefopt.models.exact import ExactModel, Linear, Network, Steps, Table, everything
-from prefopt.models.preference import Form, Preference, form_of, preference, scores
+from prefopt.models.preference import Form, Preference, form_of, scores
 
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
@@ -174,7 +174,7 @@ def test_a_gate_is_stored_beside_the_embedder(tmp_path: Path) -> None:
     embedder: Any = SimpleNamespace(width=3, export=lambda folder: None, embedded=known.embedded)
     judge = Preference(embedder, Form(4, gate=True)).double()
     judge.export(tmp_path)
-    again = preference(embedder, Form(4, gate=True), tmp_path).double()
+    again = Form(4, gate=True).on(embedder, tmp_path).double()
     assert torch.equal(again.table(ANY), judge.table(ANY))
 
 
