@@ -1,5 +1,6 @@
 """CRM: which pairs each of two reward models learns from, in which order, and that neither leaks into the other."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,9 +16,12 @@ from prefopt.batch import Groups, Pairs
 from prefopt.config import composed
 from prefopt.datasets.data import Data
 from prefopt.errors import PrefoptError
+from prefopt.methods.pairwise.crm_dpo import CRMDPO
 from prefopt.methods.pairwise.robust.none import Plain
 from prefopt.methods.reward.crm import CRM, kept_share
+from prefopt.models.causal import frozen_copy
 from prefopt.models.ensemble import Ensemble
+from prefopt.models.exact import ExactModel, Table
 from prefopt.run import run
 
 A = (0.3, 1.2, -0.4, 0.9)
@@ -199,3 +203,34 @@ def test_its_score_is_that_of_one_model(reviewed: Reviewed) -> None:
 def test_a_setting_out_of_range_is_named(setting: dict[str, Any], says: str) -> None:
     with pytest.raises(PrefoptError, match=says):
         CRM(robust=Plain(), **setting)
+
+
+def test_5_on_a_bandit_crm_dpo_is_crm_with_the_policy_as_the_reward(bandit: Data, prepared: Callable[..., Any]) -> None:
+    """With a uniform reference beta log pi / ref differs between responses as f does: the same losses and gradients."""
+    model = ExactModel(parameters=Table)
+    batch = bandit.train.pairs.batch(np.arange(16))
+    policy: Any = model.policy(bandit, None, None)
+    ours = CRMDPO(robust=Plain(), rate=0.4, beta=1.0)
+    theirs = CRM(robust=Plain(), rate=0.4)
+    prepared(ours, policy=policy, reference=frozen_copy(policy))
+    prepared(theirs, reward=model.reward(bandit, None, None))
+    for mine, other in zip(ours.reward.members, theirs.reward.members, strict=True):
+        mine.policy.f.values.data.copy_(other.f.values)
+    for method in (ours, theirs):
+        method.told = torch.tensor([0.6, 1.0], dtype=torch.float64)
+        method.loss(batch)[0].mean().backward()
+    torch.testing.assert_close(ours.loss(batch)[0], theirs.loss(batch)[0])
+    assert torch.equal(ours.weigh(batch), theirs.weigh(batch))
+    for mine, other in zip(ours.reward.members, theirs.reward.members, strict=True):
+        torch.testing.assert_close(mine.policy.f.values.grad, other.f.values.grad)
+        assert other.f.values.grad.abs().sum() > 0
+
+
+def test_crm_dpo_keeps_the_first_policy_and_no_second_reference(home: Path) -> None:
+    bandit = ["dataset=bandit", "model=log_linear", "dataset.pairs=512", "dataset.test_pairs=64", "noise.rate=0.3"]
+    few = ["trainer=cpu", "tracking=none", "rounds=5", "evaluation.figures=false", "evaluation.times=1"]
+    stored = run(composed(["method=crm_dpo", *bandit, *few]))
+    found = json.loads(stored.results.read_text())["figures"]
+    assert found["noise/weight_clean"] > found["noise/weight_flipped"]
+    assert found["gold/kl"] > 0 and found["eval/rewards/accuracies"] > 0.6
+    assert [path.name for path in stored.policy.iterdir()] == ["exact.safetensors"]

@@ -30,7 +30,7 @@ class BradleyTerry(Method):
     """
 
     eats = Pairs
-    roles = ("reward",)
+    roles: tuple[str, ...] = ("reward",)
     trains = ("reward",)
 
     def __init__(self, *, robust: Robustifier, margin: float = 0.0, centring: float = 0.0) -> None:

@@ -65,13 +65,17 @@ class Several(BradleyTerry):
         return seen
 
     def _extend(self) -> None:
+        self.reward = Ensemble(self._begun())
+        size = 0 if self._given is None else len(self._given)
+        self._orders = [torch.randperm(size, generator=self.generator(ORDER, k)) for k in range(1, self.members)]
+
+    def _begun(self) -> list[Any]:
+        """The members as they are before the first step."""
         first: Any = self.reward
         members = [first, *(copy.deepcopy(first) for _ in range(self.members - 1))]
         for k, member in enumerate(members):
             member.redraw(self.generator(BEGINS, k))
-        self.reward = Ensemble(members)
-        size = 0 if self._given is None else len(self._given)
-        self._orders = [torch.randperm(size, generator=self.generator(ORDER, k)) for k in range(1, self.members)]
+        return members
 
     def _clipped(self, most: float) -> Tensor:
         return torch.stack([self._clipped_part(member, most) for member in self.reward.members]).norm()
