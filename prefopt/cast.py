@@ -19,7 +19,7 @@ from prefopt.models.causal import AdapterOff, frozen_copy
 from prefopt.models.ensemble import Ensemble, opened
 from prefopt.models.judge import Judge
 from prefopt.models.model import Gold, GoldOfGroup
-from prefopt.models.scorer import Scorer
+from prefopt.models.scorer import Scorer, moments
 from prefopt.noise.base import Noise
 
 GROUPS = "groups"
@@ -75,10 +75,12 @@ def cast(
         return Gold(data)
 
     def aggregated(reward: Any) -> Any:
-        if not isinstance(reward, Ensemble):
-            return reward
-        samples = drawn(parts["start"], data, seed=seed, device=device)
-        return reward.standardised(samples, method.aggregate)
+        if isinstance(reward, Ensemble):
+            samples = drawn(parts["start"], data, seed=seed, device=device)
+            return reward.standardised(samples, method.aggregate)
+        if "reward" in places:  # one that has learned nothing is refused here
+            moments(reward, drawn(parts["start"], data, seed=seed, device=device, prompts=32))
+        return reward
 
     parts: dict[str, Any] = {}
     if "policy" in method.roles:
@@ -98,7 +100,7 @@ def cast(
             else aggregated(scorer("reward"))
         )
     if "judge" in method.roles:
-        learned = "judge" in places  # from noisy labels, whose log-odds are its reward
+        learned = needs["judge"] != "gold"  # from noisy labels, or elsewhere, whose log-odds are its reward
         temperature = 1.0 if learned or data.world is None else data.world.temperature
         parts["judge"] = Judge(
             scorer("judge"), temperature=temperature, noise=None if learned else noise, seed=seed, device=device
@@ -107,9 +109,8 @@ def cast(
 
 
 @torch.no_grad()
-def drawn(policy: Any, data: Data, *, seed: int, device: Any) -> list[Groups]:
+def drawn(policy: Any, data: Data, *, seed: int, device: Any, prompts: int = SCALE_PROMPTS) -> list[Groups]:
     """What a policy answers to training prompts: the same draws for the same seed."""
     generator = torch.Generator().manual_seed(seed)
-    rows = np.arange(min(len(data.train.pairs), SCALE_PROMPTS))
-    prompts = sequential(data.train.pairs, 64, rows)
-    return [policy.sample(batch.to(device), SCALE_RESPONSES, generator) for batch in prompts]
+    asked = sequential(data.train.pairs, 64, np.arange(min(len(data.train.pairs), prompts)))
+    return [policy.sample(batch.to(device), SCALE_RESPONSES, generator) for batch in asked]

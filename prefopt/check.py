@@ -8,10 +8,11 @@ from omegaconf import DictConfig, OmegaConf
 from prefopt import belief
 from prefopt.batch import Choices, Demonstrations, Prompts
 from prefopt.cast import GROUPS
-from prefopt.config import made, needed, stages
+from prefopt.config import made, needed, plain, stages
 from prefopt.errors import PrefoptError
 from prefopt.foresee import check_worlds
 from prefopt.methods.base import Method
+from prefopt.models.text import Tiny
 
 REFERENCES = ("cached", "copy", "adapter")
 
@@ -84,11 +85,19 @@ def _check_need(config: DictConfig, method: Method, model: Any, dataset: Any, ro
 
 def _check_judge(config: DictConfig, model: Any, dataset: Any, role: str, need: Any) -> None:
     if role in stages(config):
-        kind: Any = get_class(needed(config, need).method._target_)
-        if kind.score is Method.score:
+        judge = needed(config, need)
+        made_by: Method = made(belief.told(plain(judge)["method"], rate=0.0))
+        learns = "reward" in made_by.trains or ("policy" in made_by.trains and "reward" not in made_by.roles)
+        if type(made_by).score is Method.score or not learns:
             raise PrefoptError(
-                f"method.needs.{role}.method={need.method} implies no reward",
+                f"method.needs.{role}.method={need.method} has learned no reward",
                 "name a reward model, such as bradley_terry, or a method whose policy implies one, such as dpo",
+            )
+        if "policy" in made_by.trains and "policy" not in stages(judge) and isinstance(model, Tiny):
+            raise PrefoptError(
+                f"method.needs.{role}.method={need.method} implies a reward over the random model that it began as, "
+                "which nobody has kept",
+                "let it begin with a run of its own: model.start={method: sft, noise: none}",
             )
     elif isinstance(need, DictConfig) and "_target_" in need:
         if (world := made(need).world) != model.world:

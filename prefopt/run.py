@@ -36,6 +36,9 @@ from prefopt.loop.sharded import whole
 from prefopt.loop.together import fit_together
 from prefopt.methods.base import Method
 from prefopt.methods.selection.best_of_n import BestOfN
+from prefopt.methods.selection.maxmin import MaxMin
+from prefopt.models.ensemble import Ensemble
+from prefopt.models.model import Gold
 from prefopt.noise.base import Recorded
 from prefopt.progress import say
 from prefopt.table import Table
@@ -214,12 +217,7 @@ class Parts:
         }
         if (weights := checksum("model", self.model)) != "":
             contents["model"]["path"] = weights
-        judges = {
-            role: made(need).checksum()
-            for role, need in settings["method"]["needs"].items()
-            if isinstance(need, Mapping) and "_target_" in need
-        }
-        needs = described(self.config) | judges
+        needs = described(self.config)
         return store.fingerprint(settings, {**contents, "dataset": checksum("dataset", self.dataset), "needs": needs})
 
 
@@ -232,8 +230,14 @@ def read_ahead(config: DictConfig) -> None:
 
 
 def described(config: DictConfig) -> dict[str, Any]:
-    """How each run that this one needs is trained, and those that they need, by role."""
-    return {role: _trained_how(needed(config, need)) for role, need in stages(config).items()}
+    """How each run that this one needs is trained, and those that they need, by role; of a judge that no run makes,
+    its content."""
+    judges = {
+        str(role): made(plain(config)["method"]["needs"][role]).checksum()
+        for role, need in config.method.needs.items()
+        if isinstance(need, DictConfig) and "_target_" in need
+    }
+    return judges | {role: _trained_how(needed(config, need)) for role, need in stages(config).items()}
 
 
 def _trained_how(config: DictConfig) -> dict[str, Any]:
@@ -443,7 +447,12 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
     acts = "policy" in method.roles
     main = getattr(method, method.trains[0]) if method.trains else roles.get("policy")
     objective = getattr(method, "objective", None)
+    reward = roles["reward"] if "reward" in set(method.roles) - set(method.trains) else None
     beta = getattr(method, "beta", None) or getattr(objective, "price", None)
+    if beta and isinstance(reward, Gold):
+        beta = beta / getattr(reward.world, "temperature", 1.0)  # from units of the reward to nats of the labels
+    elif isinstance(reward, Ensemble) or isinstance(method, MaxMin):
+        beta = None  # in standard deviations, or of another objective
     offline = issubclass(method.eats, Choices) and method.per_round is None
     implied = objective.reward if objective is not None and objective.uses_reference else None
     theta = getattr(getattr(main, "f", None), "theta", None)
@@ -456,7 +465,7 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
         policy=roles["policy"] if acts and type(method).act is Method.act else None,
         start=roles.get("start"),
         average=getattr(method, "average", None),
-        reward=roles["reward"] if "reward" in set(method.roles) - set(method.trains) else None,
+        reward=reward,
         samples=method.samples if isinstance(method, BestOfN) else None,
         beta=beta,
         clusters=None if membership is None else membership.assigned,

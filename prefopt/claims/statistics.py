@@ -171,7 +171,11 @@ def fall_ratio(*, along: Sequence[str], arm: str, other: str) -> Statistic:
         curves = np.array([[cell.figures[figure] for figure in along] for cell in cells if cell.arm == name])
         return float((curves.max(1) - curves[:, -1]).mean())
 
-    return lambda cells: fall(cells, arm) / fall(cells, other)
+    def of(cells: Sequence[Cell]) -> float:
+        theirs = fall(cells, other)
+        return fall(cells, arm) / theirs if theirs else float("nan")
+
+    return of
 
 
 def excess(*, figure: str, better: str, worse: str, start: str, times: float) -> Statistic:

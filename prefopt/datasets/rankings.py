@@ -100,7 +100,8 @@ def _wrong(order: np.ndarray, apart: np.ndarray, locality: float) -> np.ndarray:
     place = np.arange(len(order))
     down = place - place[:, None]
     apart = apart[order]
-    return np.where((down > 0) & apart[:, None] & ~apart, float(locality) ** np.maximum(down, 0), 0.0)
+    weight = np.maximum(float(locality) ** np.maximum(down, 0), np.finfo(float).tiny)
+    return np.where((down > 0) & apart[:, None] & ~apart, weight, 0.0)
 
 
 class Rankings:
@@ -138,9 +139,9 @@ class Rankings:
         for key, value, least in (("elections", elections, 1), ("rankers", rankers, 1), ("items", items, 2)):
             if value < least:
                 raise PrefoptError(f"dataset.{key}={value} is too few", f"give at least {least}")
-        for key, part in (("share", share), ("locality", locality)):
-            if not 0 <= part <= 1:
-                raise PrefoptError(f"dataset.{key}={part} is no share", "give a number from 0 to 1")
+        for key, part, above in (("share", share, 0.0), ("locality", locality, 1e-6)):
+            if not above <= part <= 1:
+                raise PrefoptError(f"dataset.{key}={part} is no share", f"give a number from {above:g} to 1")
         if bias not in get_args(Bias):
             raise PrefoptError(f"dataset.bias={bias} is unknown", f"choose of {', '.join(get_args(Bias))}")
         self.sizes, self.seed = {"train": pairs, "test": test_pairs}, seed

@@ -34,6 +34,10 @@ class Rule:
         points = self.points(rankings.shape[1])[places(rankings)].astype(float)
         return points if self.weights else points.sum(0, keepdims=True)
 
+    def most(self, m: int) -> float:
+        """What a ranking of m items gives a single one at most."""
+        return float(self.points(m)[0]) * (self.weights[0] if self.weights else 1.0)
+
     def total(self, satisfaction: np.ndarray, subset: Sequence[int]) -> float:
         """F(S)."""
         points = satisfaction[:, list(subset)]

@@ -49,7 +49,7 @@ def _one(world: Any, rule: Rule, c: int, size: int, least: float) -> Figures:
         "rho/constrained": rho(bound(least, size)),
         "rho/matched": rho(int(apart[best].sum())),
         "rho/best": max(rho(at_least) for at_least in range(min(size, int(apart.sum())) + 1)),
-        "smooth/alpha": alpha(s, s_biased, float(rule.points(m)[0])),
+        "smooth/alpha": alpha(s, s_biased, rule.most(m)),
         **{f"smooth/gamma/{beta}": gamma(s, s_biased, apart, beta) for beta in BETAS},
     }
 

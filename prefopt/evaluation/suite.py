@@ -149,11 +149,16 @@ class Examination:
         if game and subject.policy is not None:
             average = None if subject.average is None else subject.average()
             figures |= played(data.world, subject.policy.table(), beta=subject.beta, average=average)
-        elif exact and not game and (subject.policy is not None or subject.samples is not None):
+        elif exact and not game and (subject.policy is not None or self._listed):
             figures |= self._enumerated()
         elif subject.act is not None and subject.start is not None:
             figures |= self._sampled(subject.act)
         return figures
+
+    @property
+    def _listed(self) -> bool:
+        """Whether best-of-n's law can be written down: its reward of a response does not depend on the others."""
+        return self.subject.samples is not None and getattr(self.subject.reward, "alone", True)
 
     @property
     def _grouped(self) -> bool:

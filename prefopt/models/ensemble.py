@@ -17,13 +17,13 @@ Aggregate = Callable[[Tensor], Tensor]
 
 
 class Ensemble(nn.Module, Scorer):
-    """members: reward models. aggregate: [k, ...] rewards to [...]."""
+    """members: reward models. aggregate: [k, ...] rewards to [...]. unit: log-odds in a unit of its rewards."""
 
     members: Any
 
-    def __init__(self, members: Sequence[Any], aggregate: Aggregate = mean) -> None:
+    def __init__(self, members: Sequence[Any], aggregate: Aggregate = mean, unit: float = 1.0) -> None:
         super().__init__()
-        self.members, self.aggregate = nn.ModuleList(members), aggregate
+        self.members, self.aggregate, self.unit = nn.ModuleList(members), aggregate, unit
 
     def each(self, groups: Groups) -> Tensor:
         """[k, B, n] what every member says."""
@@ -32,12 +32,18 @@ class Ensemble(nn.Module, Scorer):
     def score(self, groups: Groups) -> Tensor:
         return self.aggregate(self.each(groups))
 
+    def table(self, groups: Groups) -> Tensor:
+        return self.unit * super().table(groups)
+
     def standardised(self, samples: Sequence[Groups], aggregate: Aggregate) -> "Ensemble":
-        """The same members, each with mean 0 and sd 1 over samples of the reference policy, made one by `aggregate`.
+        """The same members, each with mean 0 and sd 1 over samples of the reference policy, made one by `aggregate`;
+        its log-odds have the mean of their scales.
 
         Raises PrefoptError where a member's rewards there are not finite, or all the same.
         """
-        return Ensemble([Standardised(member, *moments(member, samples)) for member in self.members], aggregate)
+        scale = [moments(member, samples) for member in self.members]
+        alike = [Standardised(member, *of) for member, of in zip(self.members, scale, strict=True)]
+        return Ensemble(alike, aggregate, _unit(scale))
 
     def export(self, folder: Path) -> None:
         """Write each member to a folder of its own: `opened` makes it of these."""
@@ -73,6 +79,7 @@ class Heads(Ensemble):
     ) -> None:
         nn.Module.__init__(self)
         self.embedder, self.k, self.aggregate = embedder, k, aggregate
+        self.unit = 1.0 if scale is None else _unit(scale)
         at, sd = zip(*(scale or [(0.0, 1.0)] * k), strict=True)
         self.register_buffer("at", torch.tensor(at, dtype=torch.float64), persistent=False)
         self.register_buffer("sd", torch.tensor(sd, dtype=torch.float64), persistent=False)
@@ -102,6 +109,10 @@ class Head(Scorer):
 
     def score(self, groups: Groups) -> Tensor:
         return self.heads.each(groups)[self.i]
+
+
+def _unit(scale: Sequence[tuple[float, float]]) -> float:
+    return sum(sd for _, sd in scale) / len(scale)
 
 
 def members(reward: Any) -> list[Any]:

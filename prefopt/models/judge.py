@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prefopt.batch import Groups
 from prefopt.engine.loader import sequential
-from prefopt.models.scorer import Scorer
+from prefopt.models.scorer import Scorer, finite
 from prefopt.noise.base import Noise, Recorded, uniform
 from prefopt.table import Table
 
@@ -26,7 +26,8 @@ class Judge:
     @torch.no_grad()
     def __call__(self, pairs: Table) -> np.ndarray:
         """[N] labels of an unlabelled table."""
-        second_wins = 1 / (1 + np.exp(self._asked(self.scorer.margin, pairs) / self.temperature))
+        margin = self._asked(self.scorer.margin, pairs)
+        second_wins = 1 / (1 + np.exp(margin / self.temperature))
         label = (uniform(pairs.ids, self.seed, "judge") < second_wins).astype(np.int64)
         self.calls += len(label)
         if self.noise is None:
@@ -36,4 +37,4 @@ class Judge:
 
     def _asked(self, question: Callable[[Groups], Tensor], pairs: Table) -> np.ndarray:
         answers = [question(batch.to(self.device)).double().cpu() for batch in sequential(pairs, 256)]
-        return torch.cat(answers).numpy()
+        return finite(torch.cat(answers)).numpy()

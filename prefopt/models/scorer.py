@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from prefopt.batch import Groups
 from prefopt.errors import PrefoptError
 
+ROUNDING = 1e-6
+"""Of a reward's size, in float32: what differs by less is the same."""
+
 
 class Scorer:
     """Whatever judges responses: by a reward each, or by a table of its own where preferences may run in circles.
@@ -70,7 +73,7 @@ def moments(scorer: Any, samples: Iterable[Groups]) -> tuple[float, float]:
 
 def spread(rewards: Tensor, law: Tensor | None = None) -> tuple[float, float]:
     """The same of rewards that are there already, which come up in proportion to `law` where they are not all alike."""
-    if finite(rewards).min() == rewards.max():
+    if finite(rewards).max() - rewards.min() <= ROUNDING * rewards.abs().max():
         raise PrefoptError(
             f"a reward model gives all of {rewards.numel()} responses the same reward, {rewards.flatten()[0]:.4g}",
             "it has learned nothing: train it for longer (rounds) or on more pairs",
@@ -118,5 +121,7 @@ def worst_case(rewards: Tensor) -> Tensor:
 
 
 def uncertainty_weighted(rewards: Tensor, lam: float) -> Tensor:
-    """[k, ...] -> [...] mean - lam times the population variance over members (ibid., UWO)."""
+    """[k, ...] -> [...] mean - lam times the population variance over members (ibid., UWO). lam: >= 0."""
+    if not lam >= 0:
+        raise PrefoptError(f"method.aggregate.lam={lam} rewards disagreement", "give a number >= 0; 0.5 is usual")
     return rewards.mean(0) - lam * rewards.var(0, correction=0)

@@ -1,7 +1,9 @@
 """EM over annotators: worked numbers, a likelihood that never falls, and what an iteration does with nobody."""
 
 import itertools
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from prefopt.config import composed
 from prefopt.datasets.data import Data
 from prefopt.datasets.populations import Populations
 from prefopt.errors import PrefoptError
@@ -22,6 +25,7 @@ from prefopt.methods.reward.bradley_terry import BradleyTerry
 from prefopt.methods.reward.bt_mixture import BTMixture
 from prefopt.methods.reward.membership import Membership, reseeded
 from prefopt.models.exact import ExactReward, Linear
+from prefopt.run import run
 
 OPPOSITE = ((1.0, 1.0), (1.0, -1.0))
 
@@ -212,3 +216,13 @@ def test_a_robustifier_tells_right_labels_from_wrong_by_the_annotators_cluster()
     turned = method.weigh(replace(batch, label=1 - batch.label))
     assert trust.shape == (320,)
     assert trust.mean() > 0.9 and turned.mean() < 0.6
+
+
+def test_pairs_are_judged_by_the_cluster_of_who_labelled_them(home: Path) -> None:
+    """Two groups that want the opposite: the mean of their rewards is at chance for both."""
+    opposed = ["dataset.wants=[[1,1],[-1,-1]]", "dataset.ratio=[1,1]", "dataset=populations", "noise=none"]
+    few = ["trainer=cpu", "tracking=none", "evaluation.figures=false", "evaluation.times=1", "rounds=5"]
+    stored = run(composed(["method=bt_mixture", *opposed, *few]))
+    found = json.loads(stored.results.read_text())["figures"]
+    assert found["group/cluster_accuracy"] > 0.9
+    assert found["group/worst_accuracy"] > 0.7

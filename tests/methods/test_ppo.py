@@ -440,7 +440,16 @@ def test_a_reward_that_is_the_same_for_all_cannot_be_normalised(on_text: Any) ->
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"beta": -0.1}, {"lam": 1.1}, {"gamma": math.nan}, {"vf_coef": math.inf}, {"target_kl": 0.0}]
+    "wrong",
+    [
+        {"beta": -0.1},
+        {"lam": 1.1},
+        {"gamma": math.nan},
+        {"vf_coef": math.inf},
+        {"target_kl": 0.0},
+        {"reach": -1.0},
+        {"samples": 0},
+    ],
 )
 def test_numbers_out_of_range_are_refused_by_name(wrong: dict[str, float]) -> None:
     [(name, value)] = wrong.items()

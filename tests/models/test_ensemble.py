@@ -14,7 +14,7 @@ from prefopt.datasets.data import Data
 from prefopt.errors import PrefoptError
 from prefopt.models.ensemble import Ensemble, Shared, members, opened
 from prefopt.models.exact import ExactModel, Table
-from prefopt.models.scorer import mean, uncertainty_weighted, worst_case
+from prefopt.models.scorer import mean, spread, uncertainty_weighted, worst_case
 from prefopt.models.text import Tiny
 from prefopt.models.tokenizer import train_tokenizer
 
@@ -109,3 +109,22 @@ def test_heads_on_one_backbone_of_text_open_again(tmp_path: Path) -> None:
     again = opened(tmp_path, partial(tiny.reward, data, tokenizer))
     assert torch.equal(again.each(groups), heads.each(groups))
     assert not torch.equal(again.each(groups)[0], again.each(groups)[1])
+
+
+def test_a_standardised_ensemble_of_one_has_the_log_odds_of_its_member(
+    samples: list[Groups], ensemble: Ensemble
+) -> None:
+    alone = Ensemble([ensemble.members[2]])
+    judge = alone.standardised(samples, mean)
+    torch.testing.assert_close(judge.table(samples[0]), alone.table(samples[0]))
+    assert not torch.allclose(judge.score(samples[0]), alone.score(samples[0]))
+
+
+def test_a_constant_with_rounding_is_a_constant() -> None:
+    with pytest.raises(PrefoptError, match="the same reward"):
+        spread(torch.tensor([0.7, 0.7000001, 0.7]))
+
+
+def test_disagreement_is_not_rewarded() -> None:
+    with pytest.raises(PrefoptError, match=r"method.aggregate.lam=-0.5"):
+        uncertainty_weighted(torch.zeros(2, 3), lam=-0.5)

@@ -1,6 +1,7 @@
 """Judges that no run has made: folders of Hugging Face, rules, and what a trained policy implies."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from prefopt.config import composed
 from prefopt.datasets.data import Data
 from prefopt.errors import PrefoptError
 from prefopt.models.foreign import Folder, Rule
+from prefopt.models.judge import Judge
+from prefopt.models.scorer import Scorer
 from prefopt.models.text import Tiny
 from prefopt.models.tokenizer import train_tokenizer
 from prefopt.run import Parts, run
@@ -106,7 +109,7 @@ def test_a_judge_of_text_is_refused_on_an_exact_world(home: Path) -> None:
 
 def test_a_method_that_implies_no_reward_is_refused(home: Path) -> None:
     config = composed(["method=best_of_n", "method.needs.reward.method=sft", "trainer=cpu", "tracking=none"])
-    with pytest.raises(PrefoptError, match=r"method.needs.reward.method=sft implies no reward"):
+    with pytest.raises(PrefoptError, match=r"method.needs.reward.method=sft has learned no reward"):
         run(config)
 
 
@@ -129,3 +132,47 @@ def test_a_trained_policy_judges_by_the_reward_that_it_implies(home: Path, monke
     expected = 0.1 * (policy.logps(batch) - Parts(config).model.policy(world, None, None).logps(batch)).sum(-1)
     torch.testing.assert_close(kept["reward"].score(batch), expected)
     assert expected.abs().sum() > 0
+
+
+def best_of_n_by(*overrides: str) -> Any:
+    return run(composed([*SMALL, "model=tabular", "method=best_of_n", "noise=none", *overrides]))
+
+
+def test_what_a_policy_was_trained_against_is_no_reward_that_it_has_learned(home: Path) -> None:
+    with pytest.raises(PrefoptError, match="has learned no reward"):
+        best_of_n_by("++method.needs.reward={method: grpo}")
+    stored = best_of_n_by("++method.needs.reward={method: crm_dpo}")
+    assert json.loads(stored.results.read_text())["figures"]["proxy/standardised"] > 0
+
+
+def test_a_reward_model_that_has_learned_nothing_is_refused(home: Path) -> None:
+    with pytest.raises(PrefoptError, match="the same reward"):
+        best_of_n_by("++method.needs.reward={method: bradley_terry, optimizer.lr: 0.0}")
+
+
+def test_an_implied_reward_has_a_start_that_is_kept(home: Path) -> None:
+    config = ["method=best_of_n", "model.start=null", "method.needs.reward.method=dpo", "trainer=cpu"]
+    with pytest.raises(PrefoptError, match="random model"):
+        run(composed([*config, "noise=none", "tracking=none"]))
+
+
+def test_a_judge_within_a_needed_run_is_part_of_what_a_run_is(tmp_path: Path, folders: list[Path]) -> None:
+    """Other weights in its folder make it another run."""
+    place = tmp_path / "judge"
+    shutil.copytree(folders[0], place)
+    judge = f"{{_target_: prefopt.models.foreign.Folder, path: {place}}}"
+    need = f"++method.needs.policy={{method: grpo, method.needs.reward: {judge}}}"
+    config = composed(["method=best_of_n", "method.needs.reward=gold", "noise=none", need])
+    before = Parts(config).fingerprint()
+    shutil.copy(folders[1] / "model.safetensors", place / "model.safetensors")
+    assert Parts(config).fingerprint() != before
+
+
+def test_log_odds_that_are_not_finite_label_nothing(home: Path) -> None:
+    class Lost(Scorer):
+        def score(self, groups: Any) -> Any:
+            return torch.full(groups.length.shape, torch.nan)
+
+    pairs = Parts(composed(SMALL)).dataset.load(None).train.pairs
+    with pytest.raises(PrefoptError, match="not finite"):
+        Judge(Lost(), temperature=1.0, noise=None, seed=0)(pairs)

@@ -76,10 +76,19 @@ class PPO(Method):
         super().__init__()
         for name, value, most in (
             *(("beta", beta, math.inf), ("vf_coef", vf_coef, math.inf), ("missing_eos", missing_eos, math.inf)),
-            *(("gamma", gamma, 1), ("lam", lam, 1)),
+            *(
+                ("gamma", gamma, 1),
+                ("lam", lam, 1),
+                ("low", low, 1),
+                ("high", high, math.inf),
+                ("reach", reach, math.inf),
+            ),
         ):
             if not (0 <= value <= most and math.isfinite(value)):
                 raise PrefoptError(f"method.{name}={value} is out of range", f"give a number from 0 to {most}")
+        for name, count in (("samples", samples), ("prompts", prompts), ("passes", passes), ("horizon", horizon)):
+            if count < 1:
+                raise PrefoptError(f"method.{name}={count} is too few", "give at least 1")
         if target_kl is not None and not target_kl > 0:
             raise PrefoptError(f"method.target_kl={target_kl} is no KL to steer to", "give a positive number, or null")
         self.samples, self.per_round, self.passes = samples, prompts, passes

@@ -45,6 +45,10 @@ class CRMDPO(CRM):
             raise PrefoptError(f"method.beta={beta} is not a positive number", "0.1 is usual")
         self.beta = beta
 
+    def score(self, groups: Groups) -> Tensor:
+        ratio: Tensor = self.policy.logps(groups) - self.reference_logps(groups)
+        return self.beta * ratio.sum(-1)
+
     def _begun(self) -> list[Any]:
         return [Implied(policy, self) for policy in (self.policy, copy.deepcopy(self.policy))]
 

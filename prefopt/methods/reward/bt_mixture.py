@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from prefopt.batch import Pairs, chosen_rejected
+from prefopt.batch import Groups, Pairs, chosen_rejected
 from prefopt.engine.loader import sequential
 from prefopt.errors import PrefoptError
 from prefopt.methods.metrics import Metrics
@@ -59,7 +59,7 @@ class BTMixture(Several):
         self.clusters, self.passes = clusters, passes
 
     def loss(self, batch: Pairs) -> tuple[Tensor, Metrics]:
-        """The mean over restarts of the responsible clusters' losses [B], and the metrics of the best restart."""
+        """The sum over restarts of the responsible clusters' losses [B], and the metrics of the best restart."""
         each, robusts = [], list[Any](self.robusts)
         for member, robust in zip(self.reward.members, robusts, strict=True):
             each.append(self._losses(member.score(batch), batch, robust))
@@ -72,7 +72,7 @@ class BTMixture(Several):
             return (q[best] * of_members[best]).sum(0)
 
         metrics = {name: reported(name) for name in each[0][1]}
-        return (q * losses.view_as(q)).sum(1).mean(0), metrics | self.membership.facts()
+        return (q * losses.view_as(q)).sum((0, 1)), metrics | self.membership.facts()
 
     @torch.no_grad()
     def weigh(self, batch: Pairs) -> Tensor | None:
@@ -84,6 +84,12 @@ class BTMixture(Several):
         if trusts[0] is None:
             return None
         return (self.membership.of(batch.annotator, trusts[0])[restart] * torch.stack(trusts)).sum(0)
+
+    def score(self, groups: Groups) -> Tensor:
+        """[B, n] by the clusters that whoever labelled a pair is of; of what nobody has labelled, by their shares."""
+        r = self.reward.chosen.each(groups)
+        q = self.membership.of(getattr(groups, "annotator", None), r[0, :, 0])[self.membership.best]
+        return (q[..., None] * r).sum(0)
 
     @torch.no_grad()
     def finish(self, round: int) -> None:

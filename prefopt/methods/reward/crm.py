@@ -105,7 +105,10 @@ class CRM(Several):
             losses = losses * kept * len(batch) / kept.sum(1, keepdim=True)
             agreement = kept.prod(0).sum() / kept[0].sum()
         told = {name: each.mean(0) for name, each in metrics.items()}
-        return losses.sum(0), told | {"crm/kept": share, "crm/agreement": agreement}
+        told["crm/kept"] = share
+        if self.training or self.order == "cut":
+            told["crm/agreement"] = agreement
+        return losses.sum(0), told
 
     @torch.no_grad()
     def weigh(self, batch: Pairs) -> Tensor | None:

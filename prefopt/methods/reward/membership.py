@@ -95,6 +95,7 @@ class Membership(Memory):
         q[:, present] = torch.stack(
             [reseeded(*each, self.size[present]) for each in zip(q[:, present], ll[:, present], strict=True)]
         )
+        q[:, ~present] = self._shares(q, self.size)[:, None]
         changed = q.argmax(-1) != before.argmax(-1)
         self.moved = changed[:, present].double().mean(-1)
         self.q = torch.cat([q, self._shares(q, self.size)[:, None]], 1)

@@ -37,8 +37,10 @@ class BestOfN(Method):
     @torch.no_grad()
     def act(self, prompts: Groups, n: int = 1, generator: torch.Generator | None = None) -> Groups:
         drawn = self.policy.sample(prompts, n * self.samples, generator)
-        best = favourite(self.reward.score(drawn).view(len(drawn), n, self.samples))
-        return picked(drawn, best + torch.arange(n, device=best.device) * self.samples)
+        places = torch.arange(n * self.samples, device=drawn.length.device).view(n, -1)
+        rows = [at.expand(len(drawn), -1) for at in places]
+        best = torch.stack([favourite(self.reward.score(picked(drawn, at))) for at in rows], -1)
+        return picked(drawn, best + places[:, 0])
 
     def score(self, groups: Groups) -> Tensor:
         return self.reward.score(groups)
