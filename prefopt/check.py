@@ -40,6 +40,11 @@ def check(config: DictConfig, method: Method, model: Any, dataset: Any) -> None:
             f"noise.assumed=estimated, but method={choices.method} learns from pairs of its own making",
             "say what it is to assume: noise.assumed=0.2",
         )
+    if config.rounds < method.least_rounds:
+        raise PrefoptError(
+            f"rounds={config.rounds}, and what method={choices.method} is for begins in round {method.least_rounds}",
+            f"give at least rounds={method.least_rounds}; 3 or more are usual",
+        )
     for role in method.roles:
         _check_need(config, method, model, dataset, role)
     if config.noise.rate > 0 and not reads_labels(config):

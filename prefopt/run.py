@@ -36,7 +36,6 @@ from prefopt.loop.sharded import whole
 from prefopt.loop.together import fit_together
 from prefopt.methods.base import Method
 from prefopt.methods.selection.best_of_n import BestOfN
-from prefopt.methods.selection.maxmin import MaxMin
 from prefopt.models.ensemble import Ensemble
 from prefopt.models.model import Gold
 from prefopt.noise.base import Recorded
@@ -447,11 +446,12 @@ def subject(method: Method, roles: Mapping[str, Any], device: torch.device) -> S
     acts = "policy" in method.roles
     main = getattr(method, method.trains[0]) if method.trains else roles.get("policy")
     objective = getattr(method, "objective", None)
-    reward = roles["reward"] if "reward" in set(method.roles) - set(method.trains) else None
+    given = roles["reward"] if "reward" in set(method.roles) - set(method.trains) else None
+    reward = given if method.maximises else None
     beta = getattr(method, "beta", None) or getattr(objective, "price", None)
     if beta and isinstance(reward, Gold):
         beta = beta / getattr(reward.world, "temperature", 1.0)  # from units of the reward to nats of the labels
-    elif isinstance(reward, Ensemble) or isinstance(method, MaxMin):
+    elif isinstance(given, Ensemble) or not method.maximises:
         beta = None  # in standard deviations, or of another objective
     offline = issubclass(method.eats, Choices) and method.per_round is None
     implied = objective.reward if objective is not None and objective.uses_reference else None

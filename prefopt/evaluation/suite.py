@@ -137,7 +137,8 @@ class Examination:
     def _world(self) -> Figures:
         subject, data = self.subject, self.data
         figures: Figures = dict(getattr(data.world, "facts", {}))
-        if subject.act is None and subject.score is not None and hasattr(data.world, "rewards"):
+        ranks = hasattr(data.world, "rewards") and not hasattr(data.world, "preferences")
+        if subject.act is None and subject.score is not None and ranks:
             figures |= ranked(data.world, subject.score, subject.device)
         if subject.elect is not None and hasattr(data.world, "rankings"):
             figures |= elected(data.world, **subject.elect)

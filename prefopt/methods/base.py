@@ -33,6 +33,8 @@ class Method(L.LightningModule):
     coupled: whether the loss of an example depends on others of its batch: then neither processes nor micro-batches may
         share one.
     whole_laws: whether it needs whole next-token laws of the reference, which no cache holds.
+    least_rounds: fewer do nothing that a simpler method does not.
+    maximises: whether it maximises the reward that it is given, made one.
     aggregate: how the rewards [k, ...] of the members of its reward model, where that has several, are made one.
     """
 
@@ -44,6 +46,8 @@ class Method(L.LightningModule):
     worlds: ClassVar[frozenset[str]] = frozenset({"text", "exact"})
     coupled: bool = False
     whole_laws: ClassVar[bool] = False
+    least_rounds: int = 1
+    maximises: ClassVar[bool] = True
     aggregate: Callable[[Tensor], Tensor] = staticmethod(mean)
     policy: Any
     reference: Any

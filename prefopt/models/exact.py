@@ -130,7 +130,12 @@ class Classifier(Network):
 
     activation = nn.Tanh
 
-    def __init__(self, world: Any, *, widths: Sequence[int] = (64, 64)) -> None:
+    def __init__(self, world: Any, *, widths: Sequence[int] = (64, 64), outputs: int | None = None) -> None:
+        if outputs is not None or not torch.equal(world.features, world.features[:, :1].expand_as(world.features)):
+            raise PrefoptError(
+                "model=classifier gives each of some classes a score, by features that no response changes",
+                "use it with dataset=digits or prototypes, and for other worlds or preference models model=mlp",
+            )
         super().__init__(world, widths=widths, outputs=world.features.shape[1])
 
     def forward(self) -> Tensor:

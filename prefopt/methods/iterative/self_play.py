@@ -42,7 +42,7 @@ class SelfPlay(Method):
         self,
         *,
         payoff: Callable[[Tensor], Tensor],
-        beta: float = 1e-3,
+        beta: float = 1.0,
         samples: int = 5,
         extremes: bool = True,
         gamma: float = 0.0,

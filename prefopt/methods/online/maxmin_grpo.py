@@ -18,6 +18,7 @@ from prefopt.errors import PrefoptError
 from prefopt.methods.metrics import Metrics
 from prefopt.methods.online.grpo import GRPO
 from prefopt.methods.rollout import sampled, worth
+from prefopt.methods.selection.maxmin import LEVELS
 from prefopt.models.ensemble import members
 from prefopt.table import Table
 
@@ -28,6 +29,7 @@ LEAST = 1e-6
 class MaxMinGRPO(GRPO):
     """Args: level: group or sample. eta: > 0, step of the weights. The others: as in `GRPO`."""
 
+    maximises = False
     utility: Tensor
     share: Tensor
 
@@ -45,7 +47,7 @@ class MaxMinGRPO(GRPO):
         eps: float = 1e-6,
     ) -> None:
         super().__init__(group_size=group_size, prompts=prompts, passes=passes, low=low, high=high, beta=beta, eps=eps)
-        if level not in ("group", "sample"):
+        if level not in LEVELS:
             raise PrefoptError(f"method.level={level} is no level", "choose group or sample")
         if not 0 < eta < float("inf"):
             raise PrefoptError(f"method.eta={eta} is no step", "give a positive number")

@@ -36,6 +36,7 @@ def explained(value: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
 
 
 def adaptive(beta: float, kl: float, *, target: float, episodes: int, horizon: int) -> float:
-    """The KL weight after `episodes` responses of mean KL `kl` nats: up where it is above the target, else down."""
+    """The KL weight after `episodes` responses of mean KL `kl` nats: up where it is above the target, else down, by a
+    fifth at most."""
     error = min(max(kl / target - 1, -0.2), 0.2)
-    return beta * (1 + error * episodes / horizon)
+    return beta * (1 + error * min(episodes / horizon, 1))

@@ -46,21 +46,23 @@ class CRMDPO(CRM):
         self.beta = beta
 
     def score(self, groups: Groups) -> Tensor:
-        ratio: Tensor = self.policy.logps(groups) - self.reference_logps(groups)
+        return self._implied(self.policy, groups)
+
+    def _implied(self, policy: Any, groups: Groups) -> Tensor:
+        """[B, n] r_i"""
+        ratio: Tensor = policy.logps(groups) - self.reference_logps(groups)
         return self.beta * ratio.sum(-1)
 
     def _begun(self) -> list[Any]:
-        return [Implied(policy, self) for policy in (self.policy, copy.deepcopy(self.policy))]
+        return [Member(policy, self) for policy in (self.policy, copy.deepcopy(self.policy))]
 
 
-class Implied(nn.Module, Scorer):
-    """What a policy implies, over the reference of the method that trains it."""
+class Member(nn.Module, Scorer):
+    """A policy as the reward model that it implies."""
 
     def __init__(self, policy: Any, method: CRMDPO) -> None:
         super().__init__()
-        self.policy, self.beta, self._reference = policy, method.beta, [method]
+        self.policy, self.implied = policy, method._implied
 
     def score(self, groups: Groups) -> Tensor:
-        (method,) = self._reference
-        ratio: Tensor = self.policy.logps(groups) - method.reference_logps(groups)
-        return self.beta * ratio.sum(-1)
+        return self.implied(self.policy, groups)

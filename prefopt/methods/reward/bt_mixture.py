@@ -57,6 +57,7 @@ class BTMixture(Several):
         super().__init__(members=clusters * restarts, robust=robust, margin=margin, centring=centring)
         self.membership = Membership(clusters=clusters, restarts=restarts, soft=assignment == "soft")
         self.clusters, self.passes = clusters, passes
+        self.least_rounds = 2 if clusters > 1 else 1  # the first is of a random assignment
 
     def loss(self, batch: Pairs) -> tuple[Tensor, Metrics]:
         """The sum over restarts of the responsible clusters' losses [B], and the metrics of the best restart."""

@@ -76,6 +76,7 @@ class CRM(Several):
                 raise PrefoptError(f"method.{name}={value} is not known", f"choose {', '.join(known)}")
         self.rate, self.warm, self.order, self.review = rate, warm, order, review
         self.coupled = self.coupled or order != "cut"
+        self.least_rounds = 2  # the first keeps all
 
     def collect(self, data: Table, round: int) -> Table:
         """The data, of which a round of training goes through `rows`."""

@@ -40,6 +40,8 @@ class Gibbs(Method):
                 f"method.beta={beta} and method.kl={kl}: one of the two says how far the policy goes",
                 "give the KL by method.beta=null method.kl=4, or its price by method.beta=0.1",
             )
+        if beta is not None and not beta > 0:
+            raise PrefoptError(f"method.beta={beta} is not above 0", "without a price of KL there is no closed form")
         self.beta, self.kl, self.aggregate = beta, kl, aggregate
 
     def collect(self, data: Table, round: int) -> None:

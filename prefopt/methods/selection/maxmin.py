@@ -32,12 +32,12 @@ GAP = 1e-6
 class MaxMin(Gibbs):
     """Args: beta: price of a nat of KL, in standard deviations of a group's reward. level: group or sample."""
 
+    maximises = False
+
     def __init__(self, *, beta: float = 0.25, level: Literal["group", "sample"] = "group") -> None:
         super().__init__(beta=beta)
         if level not in LEVELS:
             raise PrefoptError(f"method.level={level} is no level", "choose group or sample")
-        if not beta > 0:
-            raise PrefoptError(f"method.beta={beta} is not above 0", "without a price of KL there is no closed form")
         self.level = level
 
     def _rewards(self, groups: Groups) -> Tensor:

@@ -17,8 +17,7 @@ from prefopt.engine.best import picked
 from prefopt.engine.elections import Rule, bound, chosen
 from prefopt.errors import PrefoptError
 from prefopt.methods.base import Method
-from prefopt.models.ensemble import Aggregate
-from prefopt.models.scorer import mean
+from prefopt.models.scorer import finite
 from prefopt.table import Table
 
 TIES = 0
@@ -35,14 +34,15 @@ class SubsetSelection(Method):
     eats = Prompts
     roles = ("policy", "reward")
     trains = ()
-    aggregate: Aggregate = staticmethod(mean)
+    maximises = False
 
     def __init__(self, *, rule: Rule, samples: int = 16, size: int = 6, least: float = 0.0) -> None:
         super().__init__()
         if not 0 <= least <= 1:
             raise PrefoptError(f"method.least={least} is no share of a subset", "give a number from 0 to 1")
-        if size < 1:
-            raise PrefoptError(f"method.size={size} is no size of a subset", "give at least 1")
+        for key, value in (("size", size), ("samples", samples)):
+            if value < 1:
+                raise PrefoptError(f"method.{key}={value} is too few", "give at least 1")
         self.rule, self.samples, self.least = rule, samples, least
         self.election = {"rule": rule, "size": size, "least": least}
 
@@ -74,7 +74,7 @@ class SubsetSelection(Method):
     def _rewards(self, groups: Groups) -> Tensor:
         """[k, B, n] of each member."""
         each = getattr(self.reward, "each", None)
-        return self.reward.score(groups)[None] if each is None else each(groups)
+        return finite(self.reward.score(groups)[None] if each is None else each(groups))
 
     def _apart(self, groups: Groups) -> Tensor:
         """[B, n] whether a response is of G2."""
