@@ -22,7 +22,9 @@ def table(n: int) -> Table:
 def test_what_the_first_one_sampled_is_what_all_learn_from(sampled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     data, own, firsts = table(5), table(6), table(7)
     monkeypatch.setattr(ranks, "agreed", lambda decide: firsts)
-    method: Any = SimpleNamespace(collect=lambda data, round: own if sampled else data, passes=1, coupled=False)
+    method: Any = SimpleNamespace(
+        collect=lambda data, round: own if sampled else data, passes=1, coupled=False, rows=None
+    )
     source = Rounds(method, data, batch_size=2, seed=0)
     progress = SimpleNamespace(epoch_progress=SimpleNamespace(current=SimpleNamespace(processed=0)))
     precision = SimpleNamespace(forward_context=nullcontext)
