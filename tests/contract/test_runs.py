@@ -68,7 +68,7 @@ def test_micro_batches_train_as_the_whole_batch_does(row: Any, lab: Any) -> None
         "~optimizer.betas",
         "~optimizer.fused",
         "optimizer.lr=0.5",
-        "rounds=1",
+        f"rounds={row.method.least_rounds}",
     )
     needs = {
         role: need for role, need in row.default.method.needs.items() if role not in ("policy", *row.method.trains)
