@@ -42,6 +42,7 @@ class CRM(Several):
         robust, margin, centring: as in `BradleyTerry`.
     """
 
+    least_rounds = 2  # the first keeps all
     visits: Tensor
     """[N] rows that the first model goes through, in its order, and then -1; -1 alone: all, shuffled."""
     partner: Tensor
@@ -76,7 +77,6 @@ class CRM(Several):
                 raise PrefoptError(f"method.{name}={value} is not known", f"choose {', '.join(known)}")
         self.rate, self.warm, self.order, self.review = rate, warm, order, review
         self.coupled = self.coupled or order != "cut"
-        self.least_rounds = 2  # the first keeps all
 
     def collect(self, data: Table, round: int) -> Table:
         """The data, of which a round of training goes through `rows`."""
