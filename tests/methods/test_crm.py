@@ -234,3 +234,8 @@ def test_crm_dpo_keeps_the_first_policy_and_no_second_reference(home: Path) -> N
     assert found["noise/weight_clean"] > found["noise/weight_flipped"]
     assert found["gold/kl"] > 0 and found["eval/rewards/accuracies"] > 0.6
     assert [path.name for path in stored.policy.iterdir()] == ["exact.safetensors"]
+
+
+def test_a_single_round_in_which_nothing_is_left_out_is_refused(home: Path) -> None:
+    with pytest.raises(PrefoptError, match=r"rounds=1, and what method=crm is for begins in round 2"):
+        run(composed([*SMALL, "method=crm", "rounds=1"]))

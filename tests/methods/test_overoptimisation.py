@@ -1,8 +1,10 @@
 """Gold against proxy: by enumeration, by samples, and what is left out where there is no proxy."""
 
+import json
 import math
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from prefopt.config import composed
 from prefopt.datasets.data import Data
 from prefopt.engine.best import best_of_n, favourite, sizes
 from prefopt.errors import PrefoptError
@@ -21,6 +24,7 @@ from prefopt.methods.selection.best_of_n import BestOfN
 from prefopt.methods.selection.gibbs import Gibbs
 from prefopt.models.exact import ExactPolicy, ExactReward, Table, everything
 from prefopt.models.model import Gold
+from prefopt.run import run
 
 CONTEXTS, RESPONSES = 6, 5
 
@@ -244,3 +248,10 @@ def test_gibbs_cannot_go_further_than_its_reward_takes_it(
 def test_gibbs_is_told_either_a_price_or_a_distance(given: dict[str, Any]) -> None:
     with pytest.raises(PrefoptError, match=r"method\.beta=null method\.kl=4"):
         Gibbs(**given)
+
+
+def test_the_optimal_policy_regrets_nothing_whatever_the_temperature_of_the_labels(home: Path) -> None:
+    bandit = ["dataset=bandit", "dataset.temperature=0.1", "model=tabular", "method=gibbs", "noise=none"]
+    few = ["method.needs.reward=gold", "trainer=cpu", "tracking=none", "evaluation.figures=false"]
+    stored = run(composed([*bandit, *few]))
+    assert json.loads(stored.results.read_text())["figures"]["regret"] == pytest.approx(0, abs=1e-9)
