@@ -6,16 +6,15 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from scipy.special import expit
-from torch import Tensor
 
 from prefopt.batch import Contexts, Groups, Pairs, Prompts
 from prefopt.datasets.data import Data, Split
-from prefopt.datasets.exact import labelled
+from prefopt.datasets.exact import ExactWorld, labelled
 from prefopt.errors import PrefoptError
 from prefopt.store import digest
 
 
-class BanditWorld:
+class BanditWorld(ExactWorld):
     """The truth of a bandit.
 
     features: [C, R, d] phi(x, y), drawn so that the difference of two responses is N(0, I). theta: [d] of length
@@ -33,9 +32,6 @@ class BanditWorld:
         self.rewards = self.features @ self.theta
         self.temperature, self.shown = temperature, responses
         self.reference = torch.full((contexts, responses), -np.log(responses), dtype=torch.float64)
-
-    def reward(self, groups: Groups) -> Tensor:
-        return self.rewards.to(groups.prompt.device)[groups.prompt[:, :1], groups.response[..., 0]]
 
 
 class Bandit:

@@ -8,16 +8,15 @@ import sklearn.datasets
 import torch
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
 
 from prefopt.batch import Choices, Groups
 from prefopt.datasets.data import Data
-from prefopt.datasets.exact import chosen
+from prefopt.datasets.exact import ExactWorld, chosen
 from prefopt.errors import PrefoptError
 from prefopt.store import digest
 
 
-class ClassesWorld:
+class ClassesWorld(ExactWorld):
     """features: [N, K, d] of the instance, the same for each class. rewards: [N, K] 1 for its class, 0 for others.
     reference: [N, K] log-probs (uniform)."""
 
@@ -28,9 +27,6 @@ class ClassesWorld:
         self.features = torch.from_numpy(features)[:, None].expand(size, K, -1)
         self.rewards = torch.from_numpy(np.eye(K)[classes])
         self.reference = torch.full((size, K), -np.log(K), dtype=torch.float64)
-
-    def reward(self, groups: Groups) -> Tensor:
-        return self.rewards.to(groups.prompt.device)[groups.prompt[:, :1], groups.response[..., 0]]
 
 
 class Classes(ABC):

@@ -4,11 +4,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from prefopt.batch import Choices, Pairs
+from prefopt.batch import Choices, Groups, Pairs
 from prefopt.datasets.corpus import order
 from prefopt.datasets.data import Split, Truth
 from prefopt.table import Ragged, Table
+
+
+class ExactWorld:
+    """A world with gold `rewards` [C, R] of all answers."""
+
+    rewards: Tensor
+
+    def reward(self, groups: Groups) -> Tensor:
+        """[B, n] gold reward of each response."""
+        return self.rewards.to(groups.prompt.device)[groups.prompt[:, :1], groups.response[..., 0]]
 
 
 def labelled(

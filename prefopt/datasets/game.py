@@ -9,14 +9,14 @@ from torch import Tensor
 
 from prefopt.batch import Contexts, Groups, Pairs, Prompts, Revised
 from prefopt.datasets.data import Data, Split
-from prefopt.datasets.exact import apportioned, labelled
+from prefopt.datasets.exact import ExactWorld, apportioned, labelled
 from prefopt.errors import PrefoptError
 from prefopt.store import digest
 
 CERTAIN = 1e-6
 
 
-class GameWorld:
+class GameWorld(ExactWorld):
     """C contexts x R responses, and for each context and response one more context, which asks for a revision of it.
 
     preferences: [C, R, R] p(y > y'). odds: its log-odds, where it is certain those of 1 - `CERTAIN`.
@@ -35,9 +35,6 @@ class GameWorld:
         self.rewards = self.preferences @ law
         self.reference = law.log().repeat(contexts * (1 + responses), 1)
         self.features = torch.zeros(*self.reference.shape, 1, dtype=torch.float64)
-
-    def reward(self, groups: Groups) -> Tensor:
-        return self.rewards.to(groups.prompt.device)[groups.prompt[:, :1], groups.response[..., 0]]
 
     def log_odds(self, groups: Groups) -> Tensor:
         """[B, n, n] that y_i is preferred to y_j."""

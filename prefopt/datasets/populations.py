@@ -11,12 +11,12 @@ from torch import Tensor
 
 from prefopt.batch import Contexts, Groups, Pairs, Prompts
 from prefopt.datasets.data import Data, Split
-from prefopt.datasets.exact import apportioned, labelled
+from prefopt.datasets.exact import ExactWorld, apportioned, labelled
 from prefopt.errors import PrefoptError
 from prefopt.store import digest
 
 
-class PopulationsWorld:
+class PopulationsWorld(ExactWorld):
     """The truth of populations.
 
     features: [C, R, d] phi(x, y), of N(0, I). group_rewards: [U, C, R] of
@@ -37,9 +37,6 @@ class PopulationsWorld:
         self.group_rewards = torch.einsum("crd,ud->ucr", self.features, thetas)
         self.rewards = torch.einsum("u,ucr->cr", shares, self.group_rewards)
         self.reference = torch.full((contexts, responses), -np.log(responses), dtype=torch.float64)
-
-    def reward(self, groups: Groups) -> Tensor:
-        return self.rewards.to(groups.prompt.device)[groups.prompt[:, :1], groups.response[..., 0]]
 
     def group_reward(self, groups: Groups) -> Tensor:
         """[U, B, n] what each response is worth to each group."""

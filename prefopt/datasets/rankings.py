@@ -5,18 +5,17 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from prefopt.batch import Contexts, Groups, Pairs, Prompts
 from prefopt.datasets.data import Data, Split
-from prefopt.datasets.exact import labelled
+from prefopt.datasets.exact import ExactWorld, labelled
 from prefopt.errors import PrefoptError
 from prefopt.store import digest
 
 Bias = Literal["shift", "swap"]
 
 
-class RankingsWorld:
+class RankingsWorld(ExactWorld):
     """C elections of n rankers over m items, half of which, drawn at random, stand apart.
 
     u_vi = q_i + Gumbel noise, q ~ scale N(0, 1): a ranker's order is a draw from the law of Plackett and Luce.
@@ -55,9 +54,6 @@ class RankingsWorld:
         self.rewards = torch.from_numpy(q)
         self.reference = torch.full((elections, items), -np.log(items), dtype=torch.float64)
         self.features = torch.zeros(elections, items, 1, dtype=torch.float64)
-
-    def reward(self, groups: Groups) -> Tensor:
-        return self.rewards.to(groups.prompt.device)[groups.prompt[:, :1], groups.response[..., 0]]
 
 
 def swapped(

@@ -7,11 +7,10 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import torch
 from scipy.special import logit
-from torch import Tensor
 
 from prefopt.batch import Groups, Pairs
 from prefopt.datasets.data import Data, Split
-from prefopt.datasets.exact import labelled
+from prefopt.datasets.exact import ExactWorld, labelled
 from prefopt.datasets.transfer import aligned, distances
 from prefopt.errors import PrefoptError
 from prefopt.store import digest
@@ -23,7 +22,7 @@ CERTAIN = 1e-3, 1 - 1e-3
 """The probabilities at which log-odds end."""
 
 
-class TrajectoriesWorld:
+class TrajectoriesWorld(ExactWorld):
     """R trajectories of the target task, in R^3; the first `shown` of them are what training pairs are of.
 
         y_t = t (0.2 + 0.8 q) goal + spread (1 - q) sin(pi t) sideways + noise,   t = 1/T .. 1,   q ~ Beta(1.2, 1.2)
@@ -48,9 +47,6 @@ class TrajectoriesWorld:
         self.rewards = torch.from_numpy(quality[None])
         self.reference = torch.full(self.rewards.shape, -np.log(len(quality)), dtype=torch.float64)
         self.facts: dict[str, float] = {}
-
-    def reward(self, groups: Groups) -> Tensor:
-        return self.rewards.to(groups.prompt.device)[groups.prompt[:, :1], groups.response[..., 0]]
 
 
 def _runs(size: int, steps: int, dimension: int, spread: float, draws: np.random.Generator) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from prefopt.engine.best import best_of_n, kl_of_best, sizes
 from prefopt.evaluation.exact import best_law
 from prefopt.evaluation.pairs import Figures, standard_error
-from prefopt.models.scorer import spread
+from prefopt.models.scorer import constant, spread
 
 Rewards = Mapping[str, Tensor]
 """`gold`, where the world has one, and `proxy`, where the run has one: of the same answers."""
@@ -25,7 +25,7 @@ def standardised(rewards: Rewards, start: Rewards, law: Tensor | None = None) ->
     law: how often each of the start's answers comes up, None where all do alike. Raises PrefoptError where a reward is
     not finite.
     """
-    scales = {name: spread(r, law) for name, r in start.items() if r.min() != r.max()}
+    scales = {name: spread(r, law) for name, r in start.items() if not constant(r)}
     return {name: (rewards[name] - mean) / sd for name, (mean, sd) in scales.items()}
 
 

@@ -147,7 +147,7 @@ def opened(folder: Path, member: Callable[..., Any]) -> Any:
     """The reward model in `folder`: what `member`, of a folder and a form, opens it as, or an ensemble of such."""
     if not (folder / FILE).exists():
         return member(folder)
-    members, shared = json.loads((folder / FILE).read_text()).values()
-    if shared:
-        return member(folder, Shared(members))
-    return Ensemble([member(folder / str(k)) for k in range(members)])
+    said = json.loads((folder / FILE).read_text())
+    if said["shared"]:
+        return member(folder, Shared(said["members"]))
+    return Ensemble([member(folder / str(k)) for k in range(said["members"])])

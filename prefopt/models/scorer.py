@@ -73,7 +73,7 @@ def moments(scorer: Any, samples: Iterable[Groups]) -> tuple[float, float]:
 
 def spread(rewards: Tensor, law: Tensor | None = None) -> tuple[float, float]:
     """The same of rewards that are there already, which come up in proportion to `law` where they are not all alike."""
-    if finite(rewards).max() - rewards.min() <= ROUNDING * rewards.abs().max():
+    if constant(finite(rewards)):
         raise PrefoptError(
             f"a reward model gives all of {rewards.numel()} responses the same reward, {rewards.flatten()[0]:.4g}",
             "it has learned nothing: train it for longer (rounds) or on more pairs",
@@ -81,6 +81,12 @@ def spread(rewards: Tensor, law: Tensor | None = None) -> tuple[float, float]:
     share = torch.ones_like(rewards) / rewards.numel() if law is None else law / law.sum()
     mean = (share * rewards).sum()
     return float(mean), float((share * (rewards - mean) ** 2).sum().sqrt())
+
+
+def constant(rewards: Tensor) -> bool:
+    """Whether they are finite and all the same, but for rounding."""
+    most = rewards.abs().max()
+    return bool(most.isfinite() and rewards.max() - rewards.min() <= ROUNDING * most)
 
 
 def centred(rewards: Tensor, reference: Tensor) -> Tensor:

@@ -255,3 +255,8 @@ def test_the_optimal_policy_regrets_nothing_whatever_the_temperature_of_the_labe
     few = ["method.needs.reward=gold", "trainer=cpu", "tracking=none", "evaluation.figures=false"]
     stored = run(composed([*bandit, *few]))
     assert json.loads(stored.results.read_text())["figures"]["regret"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_reward_that_rounding_alone_tells_apart_has_no_unit() -> None:
+    flat = torch.tensor([[0.7], [0.7000001]])
+    assert standardised({"proxy": flat}, {"proxy": flat}) == {}
